@@ -490,7 +490,8 @@ impl PointBatch {
             8 => r.take(rows * 8, "times")?.chunks_exact(8).map(|c| min.wrapping_add(le_u64(c) as i64)).collect(),
             _ => return Err(r.fail("time width")),
         };
-        let mut batch = PointBatch { table, schema_version, keys, key_ends, row_series, times, columns: Vec::with_capacity(columns.min(1024)) };
+        let mut batch =
+            PointBatch { table, schema_version, keys, key_ends, row_series, times, columns: Vec::with_capacity(columns.min(1024)) };
         for _ in 0..columns {
             let column = r.column(rows)?;
             batch.columns.push(column);

@@ -1,1 +1,39 @@
-//! The storage room.
+//! What is kept on disk: one shard's log, memtable and Parquet files.
+//!
+//! `storage` does not know that other nodes exist, who may write, or what SQL is. It is asked in its own words: keep this
+//! entry of this shard's log; give me these columns of this table, this span of time, these tag values.
+//!
+//! | file | answers |
+//! |---|---|
+//! | [`shard`] | a shard's whole life: open, apply, seal, flush, compact, view |
+//! | [`entry`] | what one entry of a shard's log says, and its bytes |
+//! | [`wal`] | the write-ahead log: append, sync, recover, purge |
+//! | [`disk`] | the one seam to the file system |
+//! | [`memtable`] | applied points that are not yet in a file, and the last row of each series |
+//! | [`flush`], [`parquet_file`], [`manifest`], [`compaction`] | memtable to file, one file, which files are live, files to fewer files |
+//! | [`scan`], [`merge`] | a consistent view of memtable and files as sorted, merged record batches |
+//! | [`retries`] | what was answered to which request |
+//! | [`snapshot`] | the state at the flushed index |
+
+pub mod compaction;
+pub mod disk;
+pub mod entry;
+pub mod error;
+pub mod flush;
+pub mod manifest;
+pub mod memtable;
+pub mod merge;
+pub mod parquet_file;
+pub mod retries;
+pub mod scan;
+pub mod shard;
+pub mod snapshot;
+pub mod wal;
+
+pub use entry::{Entry, Outcome, WritePart};
+pub use error::Error;
+pub use scan::{ScanColumn, ScanRequest, TagFilter, View};
+pub use shard::{Shard, ShardOptions};
+
+/// What storage's functions give.
+pub type Result<T> = std::result::Result<T, Error>;

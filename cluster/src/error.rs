@@ -1,0 +1,86 @@
+//! What goes wrong between asking for agreement and having it.
+
+use model::schema::SchemaError;
+use model::{ErrorKind, ShardId};
+use thiserror::Error;
+
+/// An error of this crate; [`kind`](Error::kind) tells what can be done about it.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The schema that was asked for cannot be.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// A database that nobody created.
+    #[error("database not found: \"{name}\"")]
+    NoDatabase {
+        /// Its name.
+        name: String,
+    },
+    /// A table that nobody wrote to.
+    #[error("table not found: \"{name}\"")]
+    NoTable {
+        /// Its name.
+        name: String,
+    },
+    /// A database that exists otherwise than asked.
+    #[error("database \"{name}\" exists already with routing tag \"{routing_tag}\", which cannot be changed")]
+    DatabaseExists {
+        /// Its name.
+        name: String,
+        /// Its routing tag.
+        routing_tag: String,
+    },
+    /// Nobody leads the shard right now; outcome known: nothing was stored.
+    #[error("shard {shard} has no leader right now")]
+    NoLeader {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The outcome of a write is not known: it may or may not be stored.
+    #[error("the outcome of a write to shard {shard} is unknown: {why}")]
+    Unknown {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        why: String,
+    },
+    /// Too much is waiting already.
+    #[error("{what} is full: {limit} bytes are waiting already")]
+    Overloaded {
+        /// Which queue.
+        what: String,
+        /// Its bound.
+        limit: u64,
+    },
+    /// There is no room on the disk of this shard.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// This shard has stopped until it is repaired.
+    #[error("{what} has stopped: {why}")]
+    Stopped {
+        /// The shard or the metadata group.
+        what: String,
+        /// The first error.
+        why: String,
+    },
+    /// Storage's own error.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+impl Error {
+    /// What the one who gets it can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Schema(_) | Error::NoDatabase { .. } | Error::NoTable { .. } | Error::DatabaseExists { .. } => ErrorKind::YourRequest,
+            Error::NoLeader { .. } | Error::Unknown { .. } | Error::Overloaded { .. } | Error::DiskFull(_) | Error::ShuttingDown => {
+                ErrorKind::TryAgain
+            }
+            Error::Stopped { .. } => ErrorKind::Broken,
+            Error::Storage(e) => e.kind(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Device to shard: ranges of the routing hash, numbered by epoch.
+
+use model::{Epoch, ShardId};
+use serde::{Deserialize, Serialize};
+
+/// One shard's range of routing hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRange {
+    /// The shard.
+    pub shard: ShardId,
+    /// First hash.
+    pub start: u64,
+    /// Last hash, inclusive (the whole range ends at `u64::MAX`).
+    pub last: u64,
+    /// Grows when the range changes; checked when a write is applied.
+    pub version: Epoch,
+}
+
+/// All shards' ranges: sorted, without gap or overlap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardMap {
+    /// Grows with each change.
+    pub epoch: Epoch,
+    /// The ranges, by start.
+    pub ranges: Vec<ShardRange>,
+}
+
+impl ShardMap {
+    /// `n` equal ranges.
+    pub fn even(n: u32) -> ShardMap {
+        assert!(n > 0, "a shard map has shards");
+        let width = (u128::from(u64::MAX) + 1) / u128::from(n);
+        let ranges = (0..n)
+            .map(|i| ShardRange {
+                shard: ShardId(i),
+                start: (width * u128::from(i)) as u64,
+                last: if i + 1 == n { u64::MAX } else { (width * u128::from(i + 1) - 1) as u64 },
+                version: Epoch(1),
+            })
+            .collect();
+        ShardMap { epoch: Epoch(1), ranges }
+    }
+
+    /// The range that a routing hash ([`model::routing_hash`]) lies in.
+    #[inline]
+    pub fn range_of(&self, hash: u64) -> &ShardRange {
+        let after = self.ranges.partition_point(|r| r.start <= hash);
+        &self.ranges[after - 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hash_has_one_shard() {
+        for n in [1, 2, 3, 7, 64] {
+            let map = ShardMap::even(n);
+            assert_eq!(map.ranges[0].start, 0);
+            assert_eq!(map.ranges.last().unwrap().last, u64::MAX);
+            for pair in map.ranges.windows(2) {
+                assert_eq!(pair[0].last + 1, pair[1].start);
+            }
+            for hash in [0, 1, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX] {
+                let range = map.range_of(hash);
+                assert!(range.start <= hash && hash <= range.last);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A consistent view of one shard: memtable and files captured together, read as sorted, merged record batches.
+//!
+//! Rows come out in order of (series key, time), each identity once, merged field by field (DESIGN rules 1, 2, 9). Below
+//! the merge only time, tags and the routing hash prune. Field predicates are the query's business.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use model::{ColumnId, TableSchema};
+
+use crate::Result;
+
+/// A column of a scan's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScanColumn {
+    /// The row's time: Arrow `Timestamp(Nanosecond, None)`, UTC, never null.
+    Time,
+    /// A tag (`Utf8View`) or field (`Float64`, `Int64`, `UInt64`, `Boolean`, `Utf8View`); null where the row lacks it.
+    Column(ColumnId),
+}
+
+/// The tag must have one of these values (`None`: the tag is absent).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagFilter {
+    /// The tag's column.
+    pub column: ColumnId,
+    /// Its allowed values.
+    pub values: Vec<Option<String>>,
+}
+
+/// What is asked of a view.
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// The table.
+    pub table: Arc<TableSchema>,
+    /// The output's columns in order; may be empty (rows are then only counted).
+    pub projection: Vec<ScanColumn>,
+    /// Rows outside are left out.
+    pub times: RangeInclusive<i64>,
+    /// Rows that fail one of them are left out.
+    pub tags: Vec<TagFilter>,
+    /// Rows per output batch, about.
+    pub batch_rows: usize,
+}
+
+/// Memtable and files of one shard as of one log index; files stay on disk until it is dropped.
+#[derive(Debug)]
+pub struct View {}
+
+/// A scan's output: batches in order of (series key, time). It blocks on the disk; run it on a blocking thread.
+pub type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+
+impl View {
+    /// Reads the request's rows.
+    pub fn scan(&self, _request: &ScanRequest) -> Result<Rows> {
+        unimplemented!("storage-memtable owner")
+    }
+
+    /// The newest row of each series that passes the tag filters (`request.times` is ignored), whole rows only; `None`
+    /// where only the files can tell (DESIGN rule 11).
+    pub fn latest(&self, _request: &ScanRequest) -> Result<Option<Vec<RecordBatch>>> {
+        unimplemented!("storage-memtable owner")
+    }
+
+    /// An upper bound of the rows that [`scan`](View::scan) would give, from statistics alone.
+    pub fn estimate(&self, _request: &ScanRequest) -> u64 {
+        unimplemented!("storage-memtable owner")
+    }
+}
+
+/// The Arrow schema of a table as SQL sees it: `time`, tags in key order, fields oldest first.
+pub fn arrow_schema(_table: &TableSchema) -> SchemaRef {
+    unimplemented!("storage-memtable owner")
+}
