@@ -8,7 +8,7 @@ pub mod node;
 pub mod shard_map;
 
 pub use error::Error;
-pub use node::{Applied, Clock, Cluster, ClusterOptions, ShardStatus};
+pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, ShardStatus};
 pub use shard_map::ShardMap;
 
 /// What cluster's functions give.

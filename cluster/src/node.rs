@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::schema::NewColumn;
+use model::schema::{NewColumn, SchemaError};
 use model::{Catalog, DatabaseSchema, LogIndex, ShardId, TableId, Term, Timestamp};
 use storage::disk::Disk;
 use storage::manifest::FileMeta;
@@ -31,6 +31,8 @@ impl Applied {
 /// How this node takes part.
 #[derive(Clone)]
 pub struct ClusterOptions {
+    /// This node's name, unique in the cluster (`--node-id`).
+    pub node: String,
     /// The data directory (locked by the caller).
     pub data_dir: PathBuf,
     /// The file system.
@@ -47,6 +49,15 @@ pub struct ClusterOptions {
     pub last_rows_bytes: usize,
     /// Bytes of writes that may wait for one shard.
     pub max_waiting_bytes: usize,
+}
+
+/// What became of a request for columns.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    /// The catalog that has every column that could be added.
+    pub catalog: Arc<Catalog>,
+    /// Why the others could not, one each; empty where all are there.
+    pub refused: Vec<SchemaError>,
 }
 
 /// One line of `system.shards`.
@@ -106,8 +117,8 @@ impl Cluster {
     }
 
     /// Agrees on new tables and columns; those that are there already alike are fine, a conflict is told for each and
-    /// the others are still added. Gives the catalog that has them.
-    pub async fn add_columns(&self, _database: &str, _tables: Vec<(Arc<str>, Vec<NewColumn>)>) -> Result<Arc<Catalog>> {
+    /// the others are still added.
+    pub async fn add_columns(&self, _database: &str, _tables: Vec<(Arc<str>, Vec<NewColumn>)>) -> Result<Agreed> {
         unimplemented!("cluster owner")
     }
 
@@ -163,6 +174,11 @@ impl Cluster {
 
     /// For `system.files`.
     pub fn files(&self) -> Vec<(ShardId, FileMeta)> {
+        unimplemented!("cluster owner")
+    }
+
+    /// Returns, with the reason, when the process must stop because its log could not be synced; pends for ever otherwise.
+    pub async fn stopped(&self) -> String {
         unimplemented!("cluster owner")
     }
 
