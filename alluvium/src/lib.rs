@@ -1,1 +1,22 @@
-//! The alluvium room.
+//! The program: starts a node, and is the command line.
+//!
+//! It wires the other crates and holds no logic of theirs. The clock, the environment, flags and the process itself
+//! (signals, exit codes, standard error) are known here and nowhere else.
+//!
+//! | file | answers |
+//! |---|---|
+//! | [`node`] | what a running node is made of, in which order it starts and stops |
+//! | [`listen`] | the accept loop: time limits and sizes of connections |
+//! | [`config`] | the settings: flag, environment, file, default, and which of them won |
+//! | [`telemetry`] | logs on standard error, `/metrics` |
+//! | [`client`] | the little HTTP client of the commands |
+//! | [`print`] | rows as a table for eyes |
+//! | [`exit`] | how a command ends: the exit codes |
+//! | [`commands`] | one file per command: flags, work, printing |
+
+pub mod client;
+pub mod commands;
+pub mod config;
+pub mod exit;
+pub mod print;
+pub mod telemetry;

@@ -1,0 +1,89 @@
+//! `alluvium sql`: one query, a script from standard input, or the shell.
+
+mod ask;
+mod completion;
+mod shell;
+mod statement;
+
+use std::io::{IsTerminal, Read, Write};
+
+use clap::{Args, ValueEnum};
+
+pub(super) use self::ask::{Look, ask};
+use crate::client::{Client, ServerArgs};
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  alluvium sql 'SELECT * FROM phone LIMIT 5'\n  \
+    alluvium sql --db home --format parquet 'SELECT * FROM phone' > phone.parquet\n  \
+    alluvium sql                                 the shell; \\? tells what it knows\n  \
+    alluvium sql < report.sql")]
+pub(super) struct SqlArgs {
+    /// The query; without it the shell opens, or standard input is read when it is no terminal
+    query: Option<String>,
+
+    /// How rows are printed [default: table on a terminal, csv otherwise]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What rows look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A drawn table, for eyes
+    Table,
+    /// Comma separated, with a header
+    Csv,
+    /// One array of row objects
+    Json,
+    /// One row object a line
+    Jsonl,
+    /// A Parquet file
+    Parquet,
+    /// An Arrow IPC stream
+    Arrow,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Format::Table => "table",
+            Format::Csv => "csv",
+            Format::Json => "json",
+            Format::Jsonl => "jsonl",
+            Format::Parquet => "parquet",
+            Format::Arrow => "arrow",
+        }
+    }
+}
+
+pub(super) fn run(args: SqlArgs) -> anyhow::Result<()> {
+    let terminal = std::io::stdout().is_terminal();
+    let format = args.format.unwrap_or(if terminal { Format::Table } else { Format::Csv });
+    let client = Client::new(&args.server)?;
+    let runtime = super::client_runtime()?;
+    let script = match args.query {
+        Some(query) => query,
+        None if std::io::stdin().is_terminal() && terminal => return shell::run(&runtime, client, format),
+        None => {
+            let mut script = String::new();
+            std::io::stdin().read_to_string(&mut script)?;
+            script
+        }
+    };
+    let look = Look { format, expanded: false };
+    let statements = statement::split(&script);
+    if statements.is_empty() {
+        return Err(crate::exit::Exit::Usage("there is no query: give one, such as 'SELECT 1'".to_owned()).into());
+    }
+    for sql in statements {
+        let mut out = std::io::stdout().lock();
+        let answered = runtime.block_on(super::interruptible(ask(&client, sql, look, &mut out)))?;
+        if format == Format::Table {
+            writeln!(std::io::stderr(), "{answered}")?;
+        }
+    }
+    Ok(())
+}
