@@ -95,6 +95,33 @@ impl Bitmap {
         self.clear_spare();
     }
 
+    /// Appends the bits `start..end` of another bitmap.
+    pub fn extend_range(&mut self, from: &Bitmap, start: usize, end: usize) {
+        debug_assert!(start <= end && end <= from.len);
+        let mut at = start;
+        while at < end {
+            // As many bits as this bitmap's last word has room for, taken from the two words that they lie in.
+            let room = 64 - self.len % 64;
+            let n = room.min(end - at);
+            let (word, shift) = (at / 64, at % 64);
+            let mut bits = from.words[word] >> shift;
+            if shift + n > 64 {
+                bits |= from.words[word + 1] << (64 - shift);
+            }
+            if n < 64 {
+                bits &= (1 << n) - 1;
+            }
+            if room == 64 {
+                self.words.push(bits);
+            } else {
+                let last = self.words.len() - 1;
+                self.words[last] |= bits << (64 - room);
+            }
+            self.len += n;
+            at += n;
+        }
+    }
+
     /// Number of bits that are set.
     pub fn count(&self) -> usize {
         self.words.iter().map(|w| w.count_ones() as usize).sum()
@@ -214,6 +241,24 @@ impl Values {
                 let end = v.bytes.len() as u32;
                 v.ends.resize(v.ends.len() + n, end);
             }
+        }
+    }
+
+    /// Appends the rows `start..end` of `from`. Both have the same type.
+    pub fn extend_range(&mut self, from: &Values, start: usize, end: usize) {
+        match (self, from) {
+            (Values::F64(to), Values::F64(from)) => to.extend_from_slice(&from[start..end]),
+            (Values::I64(to), Values::I64(from)) => to.extend_from_slice(&from[start..end]),
+            (Values::U64(to), Values::U64(from)) => to.extend_from_slice(&from[start..end]),
+            (Values::Bool(to), Values::Bool(from)) => to.extend_range(from, start, end),
+            (Values::Str(to), Values::Str(from)) if start < end => {
+                let first = if start == 0 { 0 } else { from.ends[start - 1] };
+                let base = to.bytes.len() as u32;
+                to.bytes.extend_from_slice(&from.bytes[first as usize..from.ends[end - 1] as usize]);
+                to.ends.extend(from.ends[start..end].iter().map(|end| end - first + base));
+            }
+            (Values::Str(_), Values::Str(_)) => {}
+            _ => unreachable!("a column keeps its type"),
         }
     }
 
@@ -686,6 +731,22 @@ mod tests {
             let len = bytes.len();
             bytes.extend(tail);
             prop_assert_eq!(PointBatch::decode(&bytes), Ok((batch, len)));
+        }
+
+        #[test]
+        fn a_range_appended_equals_its_rows_appended(
+            values in (1usize..200).prop_flat_map(any_values),
+            before in 0usize..70,
+            cut in any::<(prop::sample::Index, prop::sample::Index)>(),
+        ) {
+            let (a, b) = (cut.0.index(values.len() + 1), cut.1.index(values.len() + 1));
+            let (start, end) = (a.min(b), a.max(b));
+            let mut by_range = Values::new(values.kind());
+            by_range.extend_empty(before);
+            let mut by_row = by_range.clone();
+            by_range.extend_range(&values, start, end);
+            by_row.extend_from(&values, &(start as u32..end as u32).collect::<Vec<_>>());
+            prop_assert_eq!(by_range, by_row);
         }
 
         #[test]

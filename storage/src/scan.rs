@@ -6,9 +6,9 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
-use model::{ColumnId, TableSchema};
+use model::{ColumnId, ColumnKind, ColumnType, TableSchema};
 
 use crate::Result;
 
@@ -71,6 +71,26 @@ impl View {
 }
 
 /// The Arrow schema of a table as SQL sees it: `time`, tags in key order, fields oldest first.
-pub fn arrow_schema(_table: &TableSchema) -> SchemaRef {
-    unimplemented!("storage-memtable owner")
+pub fn arrow_schema(table: &TableSchema) -> SchemaRef {
+    schema_of(table, &crate::merge::whole_layout(table))
+}
+
+/// The Arrow schema of some columns of a table.
+pub(crate) fn schema_of(table: &TableSchema, columns: &[ScanColumn]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|c| arrow_field(table, *c)).collect::<Vec<_>>()))
+}
+
+fn arrow_field(table: &TableSchema, column: ScanColumn) -> Field {
+    let ScanColumn::Column(id) = column else {
+        return Field::new(model::schema::TIME_COLUMN, DataType::Timestamp(TimeUnit::Nanosecond, None), false);
+    };
+    let column = table.column_by_id(id).expect("a request names columns of its own table");
+    let kind = match column.kind {
+        ColumnKind::Tag { .. } | ColumnKind::Field(ColumnType::Str) => DataType::Utf8View,
+        ColumnKind::Field(ColumnType::F64) => DataType::Float64,
+        ColumnKind::Field(ColumnType::I64) => DataType::Int64,
+        ColumnKind::Field(ColumnType::U64) => DataType::UInt64,
+        ColumnKind::Field(ColumnType::Bool) => DataType::Boolean,
+    };
+    Field::new(&*column.name, kind, true)
 }
