@@ -1,1 +1,3 @@
-//! The ingest room.
+//! Takes lines and answers when they are safe.
+
+pub mod line_protocol;

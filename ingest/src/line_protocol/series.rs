@@ -1,0 +1,121 @@
+//! Series that lines have named: raw `table,tag=value…` text of a line to its key, hash and table.
+//!
+//! A series that is known costs one hash and one comparison; its tags are not looked at. The same tags in another order
+//! or with other escapes are another text but the same series, so an entry names the first one with its key. Numbers
+//! within a batch are kept here too, stamped with the body they belong to.
+//!
+//! During a body nothing is forgotten, for a key must not stand twice in a batch; between bodies the bounds hold.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Series kept between bodies.
+const MAX_SERIES: usize = 64 * 1024;
+/// Bytes of texts and keys kept between bodies.
+const MAX_BYTES: usize = 16 << 20;
+
+/// One raw text.
+struct Entry {
+    text_hash: u64,
+    /// Where its text starts in `bytes`; its key follows.
+    start: u32,
+    text_len: u32,
+    key_len: u32,
+    /// The first entry with the same table and key, often itself.
+    first: u32,
+    table: u32,
+    /// Its number in the batch of body `body`.
+    number: u32,
+    body: u64,
+    routing_hash: u64,
+    key_hash: u64,
+}
+
+/// The series that a parser remembers.
+#[derive(Default)]
+pub(super) struct Series {
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+    by_text: HashTable<u32>,
+    by_key: HashTable<u32>,
+}
+
+impl Series {
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        *self = Series::default();
+    }
+
+    /// Keeps the bounds; called between bodies.
+    pub(super) fn bound(&mut self) {
+        if self.entries.len() > MAX_SERIES || self.bytes.len() > MAX_BYTES {
+            self.clear();
+        }
+    }
+
+    /// The entry of this raw text.
+    #[inline]
+    pub(super) fn find(&self, text: &[u8]) -> Option<usize> {
+        let hash = xxh3_64(text);
+        let found = self.by_text.find(hash, |&i| {
+            let entry = &self.entries[i as usize];
+            entry.text_hash == hash && text == &self.bytes[entry.start as usize..][..entry.text_len as usize]
+        })?;
+        Some(self.entries[*found as usize].first as usize)
+    }
+
+    /// Remembers a raw text that is not known yet; gives the entry that stands for its series.
+    pub(super) fn add(&mut self, text: &[u8], table: usize, key: &[u8], routing_hash: u64) -> usize {
+        let number = self.entries.len() as u32;
+        let (text_hash, key_hash) = (xxh3_64(text), xxh3_64(key));
+        let known = self.by_key.find(key_hash, |&i| {
+            let entry = &self.entries[i as usize];
+            entry.key_hash == key_hash && entry.table == table as u32 && self.key(i as usize) == key
+        });
+        let first = known.copied().unwrap_or(number);
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(text);
+        self.bytes.extend_from_slice(key);
+        let (text_len, key_len) = (text.len() as u32, key.len() as u32);
+        let table = table as u32;
+        self.entries.push(Entry { text_hash, start, text_len, key_len, first, table, number: 0, body: 0, routing_hash, key_hash });
+        let entries = &self.entries;
+        self.by_text.insert_unique(text_hash, number, |&i| entries[i as usize].text_hash);
+        if first == number {
+            self.by_key.insert_unique(key_hash, number, |&i| entries[i as usize].key_hash);
+        }
+        first as usize
+    }
+
+    /// The table that entry `i` belongs to.
+    #[inline]
+    pub(super) fn table(&self, i: usize) -> usize {
+        self.entries[i].table as usize
+    }
+
+    /// The key and routing hash of entry `i`.
+    #[inline]
+    pub(super) fn key_and_hash(&self, i: usize) -> (&[u8], u64) {
+        (self.key(i), self.entries[i].routing_hash)
+    }
+
+    /// The number of entry `i` in its table's batch of body `body`, if it has one.
+    #[inline]
+    pub(super) fn number(&self, i: usize, body: u64) -> Option<u32> {
+        let entry = &self.entries[i];
+        (entry.body == body).then_some(entry.number)
+    }
+
+    /// Gives entry `i` its number in its table's batch of body `body`.
+    #[inline]
+    pub(super) fn set_number(&mut self, i: usize, body: u64, number: u32) {
+        let entry = &mut self.entries[i];
+        (entry.body, entry.number) = (body, number);
+    }
+
+    #[inline]
+    fn key(&self, i: usize) -> &[u8] {
+        let entry = &self.entries[i];
+        &self.bytes[(entry.start + entry.text_len) as usize..][..entry.key_len as usize]
+    }
+}
