@@ -2,6 +2,18 @@
 //!
 //! Applying the same entries in the same order gives the same state on every replica. The numbers of delete, erase and
 //! split entries are reserved here so that no older program can take them for something else.
+//!
+//! ```text
+//! entry     = | format u8 = 1 | kind u8 | body |                             all numbers little-endian
+//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table; reserved: 6 delete, 7 erase, 8 split
+//! write     = | parts u32 | part … |
+//! part      = | origin u128 | sequence u64 | arrived i64 | range_version u64 | retry_window u8 | batches u32 | batch … |
+//! batch     = see model::batch
+//! seal      = nothing
+//! manifest  = | JSON of a ManifestEdit |
+//! retention = | database u32 | cutoff i64 |
+//! drop      = | table u32 |
+//! ```
 
 use bytes::Bytes;
 use model::{DatabaseId, DecodeError, Epoch, PointBatch, TableId, Timestamp};
@@ -45,8 +57,20 @@ pub struct WritePart {
     pub arrived: Timestamp,
     /// The version of the shard's range by which the points were routed here.
     pub range_version: Epoch,
+    /// How long a repeat is known as one.
+    pub retry_window: RetryWindow,
     /// The points, a batch a table.
     pub batches: Vec<PointBatch>,
+}
+
+/// How long the outcome of a part is remembered, so that a repeat of it is answered and not stored again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RetryWindow {
+    /// For the seconds in which an ingest node may send it again.
+    Recent = 0,
+    /// For 24 hours: the client gave it an `Idempotency-Key`.
+    Day = 1,
 }
 
 /// What became of one [`WritePart`] or other entry; the same on every replica.
@@ -68,14 +92,219 @@ pub enum Outcome {
     Ignored,
 }
 
+const FORMAT: u8 = 1;
+const WRITE: u8 = 1;
+const SEAL: u8 = 2;
+const MANIFEST: u8 = 3;
+const RETENTION: u8 = 4;
+const DROP_TABLE: u8 = 5;
+
 impl Entry {
     /// Appends the entry's bytes.
-    pub fn encode(&self, _out: &mut Vec<u8>) {
-        unimplemented!("storage-memtable owner")
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(FORMAT);
+        match self {
+            Entry::Write(parts) => {
+                out.push(WRITE);
+                out.extend_from_slice(&(parts.len() as u32).to_le_bytes());
+                for part in parts {
+                    out.extend_from_slice(&part.origin.to_le_bytes());
+                    out.extend_from_slice(&part.sequence.to_le_bytes());
+                    out.extend_from_slice(&part.arrived.0.to_le_bytes());
+                    out.extend_from_slice(&part.range_version.0.to_le_bytes());
+                    out.push(part.retry_window as u8);
+                    out.extend_from_slice(&(part.batches.len() as u32).to_le_bytes());
+                    part.batches.iter().for_each(|batch| batch.encode(out));
+                }
+            }
+            Entry::Seal => out.push(SEAL),
+            Entry::Manifest(edit) => {
+                out.push(MANIFEST);
+                serde_json::to_writer(out, edit).expect("an edit is plain data, written to memory");
+            }
+            Entry::Retention { database, cutoff } => {
+                out.push(RETENTION);
+                out.extend_from_slice(&database.0.to_le_bytes());
+                out.extend_from_slice(&cutoff.0.to_le_bytes());
+            }
+            Entry::DropTable { table } => {
+                out.push(DROP_TABLE);
+                out.extend_from_slice(&table.0.to_le_bytes());
+            }
+        }
     }
 
     /// Reads an entry back. Never panics on foreign bytes.
-    pub fn decode(_bytes: &Bytes) -> Result<Entry, DecodeError> {
-        unimplemented!("storage-memtable owner")
+    pub fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
+        let mut cursor = Cursor { bytes, at: 0 };
+        if cursor.take::<1>("entry format")? != [FORMAT] {
+            return Err(DecodeError { what: "entry format (a newer alluvium wrote it)", at: 0 });
+        }
+        let [kind] = cursor.take::<1>("entry kind")?;
+        let entry = match kind {
+            WRITE => Entry::Write(cursor.parts()?),
+            SEAL => Entry::Seal,
+            MANIFEST => {
+                let edit = serde_json::from_slice(&bytes[cursor.at..]).map_err(|_| DecodeError { what: "manifest edit", at: cursor.at })?;
+                return Ok(Entry::Manifest(edit));
+            }
+            RETENTION => Entry::Retention {
+                database: DatabaseId(u32::from_le_bytes(cursor.take("database")?)),
+                cutoff: Timestamp(i64::from_le_bytes(cursor.take("cutoff")?)),
+            },
+            DROP_TABLE => Entry::DropTable { table: TableId(u32::from_le_bytes(cursor.take("table")?)) },
+            _ => return Err(DecodeError { what: "entry kind (a newer alluvium wrote it)", at: 1 }),
+        };
+        match cursor.at == bytes.len() {
+            true => Ok(entry),
+            false => Err(DecodeError { what: "entry's end", at: cursor.at }),
+        }
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn take<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
+        let taken = self.bytes.get(self.at..self.at + N).ok_or(DecodeError { what, at: self.at })?;
+        self.at += N;
+        Ok(taken.try_into().expect("as long as asked"))
+    }
+
+    fn parts(&mut self) -> Result<Vec<WritePart>, DecodeError> {
+        let count = u32::from_le_bytes(self.take("parts")?);
+        // Not reserved by what foreign bytes say: each part has bytes of its own.
+        let mut parts = Vec::with_capacity((count as usize).min(self.bytes.len() / 45));
+        for _ in 0..count {
+            let origin = u128::from_le_bytes(self.take("origin")?);
+            let sequence = u64::from_le_bytes(self.take("sequence")?);
+            let arrived = Timestamp(i64::from_le_bytes(self.take("arrival")?));
+            let range_version = Epoch(u64::from_le_bytes(self.take("range version")?));
+            let retry_window = match self.take::<1>("retry window")? {
+                [0] => RetryWindow::Recent,
+                [1] => RetryWindow::Day,
+                _ => return Err(DecodeError { what: "retry window", at: self.at - 1 }),
+            };
+            let batches = u32::from_le_bytes(self.take("batches")?);
+            let mut part = WritePart { origin, sequence, arrived, range_version, retry_window, batches: Vec::new() };
+            for _ in 0..batches {
+                let start = self.at;
+                let inside = |e: DecodeError| DecodeError { what: e.what, at: start + e.at };
+                let (batch, len) = PointBatch::decode(&self.bytes[start..]).map_err(inside)?;
+                self.at += len;
+                part.batches.push(batch);
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{ColumnId, FieldColumn, SeriesKey, Values};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn write() -> Entry {
+        let mut batch = PointBatch::new(TableId(9), 2);
+        let series = batch.push_series(SeriesKey::new([Some("phone-1"), None, Some("eu")]).as_bytes());
+        batch.row_series = vec![series; 2];
+        batch.times = vec![1_000, 2_000];
+        batch.columns = vec![FieldColumn { id: ColumnId(3), values: Values::I64(vec![5, -5]), valid: None }];
+        let part = WritePart {
+            origin: 1 << 100,
+            sequence: 4,
+            arrived: Timestamp(5),
+            range_version: Epoch(6),
+            retry_window: RetryWindow::Day,
+            batches: vec![batch.clone(), batch],
+        };
+        Entry::Write(vec![part.clone(), WritePart { batches: Vec::new(), retry_window: RetryWindow::Recent, ..part }])
+    }
+
+    fn all() -> Vec<Entry> {
+        let edit = ManifestEdit::Compact { inputs: vec!["a".into()], outputs: Vec::new(), replica: model::ReplicaId(7) };
+        vec![
+            write(),
+            Entry::Seal,
+            Entry::Manifest(edit),
+            Entry::Retention { database: DatabaseId(1), cutoff: Timestamp(-2) },
+            Entry::DropTable { table: TableId(3) },
+        ]
+    }
+
+    fn bytes_of(entry: &Entry) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        entry.encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn decode_gives_back_what_was_encoded() {
+        for entry in all() {
+            assert_eq!(Entry::decode(&bytes_of(&entry).into()), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn a_cut_or_longer_entry_is_an_error() {
+        for entry in all() {
+            let bytes = bytes_of(&entry);
+            for cut in 0..bytes.len() {
+                assert!(Entry::decode(&Bytes::copy_from_slice(&bytes[..cut])).is_err(), "{entry:?} cut at {cut}");
+            }
+            let longer = [bytes.as_slice(), b"x"].concat();
+            assert!(Entry::decode(&longer.into()).is_err(), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_refused_and_not_taken_for_something_else() {
+        for reserved in [0, 6, 7, 8, 255] {
+            assert!(Entry::decode(&Bytes::copy_from_slice(&[FORMAT, reserved])).is_err());
+        }
+        assert!(Entry::decode(&Bytes::from_static(&[2, SEAL])).is_err());
+    }
+
+    #[test]
+    fn the_bytes_are_the_ones_that_older_logs_hold() {
+        let hex = |entry: &Entry| bytes_of(entry).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(hex(&Entry::Seal), "0102");
+        assert_eq!(hex(&Entry::Retention { database: DatabaseId(1), cutoff: Timestamp(-2) }), "010401000000feffffffffffffff");
+        assert_eq!(hex(&Entry::DropTable { table: TableId(3) }), "010503000000");
+        let part = WritePart {
+            origin: 1,
+            sequence: 2,
+            arrived: Timestamp(3),
+            range_version: Epoch(4),
+            retry_window: RetryWindow::Day,
+            batches: Vec::new(),
+        };
+        let expected = "010101000000010000000000000000000000000000000200000000000000030000000000000004000000000000000100000000";
+        assert_eq!(hex(&Entry::Write(vec![part])), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
+            if known && bytes.len() > 1 {
+                bytes[0] = FORMAT;
+                bytes[1] %= 9;
+            }
+            let _ = Entry::decode(&bytes.into());
+        }
+
+        #[test]
+        fn damaged_entries_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = bytes_of(&write());
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = Entry::decode(&bytes.into());
+        }
     }
 }
