@@ -10,6 +10,7 @@ pub mod shard_map;
 pub use error::Error;
 pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, ShardStatus};
 pub use shard_map::ShardMap;
+pub use storage::entry::{Outcome, RetryWindow, WritePart};
 
 /// What cluster's functions give.
 pub type Result<T> = std::result::Result<T, Error>;
