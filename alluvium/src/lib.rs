@@ -18,6 +18,5 @@ pub mod client;
 pub mod commands;
 pub mod config;
 pub mod exit;
-pub mod listen;
 pub mod print;
 pub mod telemetry;

@@ -52,6 +52,14 @@ pub enum Error {
         /// Its bound.
         limit: u64,
     },
+    /// Too many are waiting already.
+    #[error("{what} is full: {limit} requests are waiting already")]
+    Busy {
+        /// Which queue.
+        what: String,
+        /// Its bound.
+        limit: usize,
+    },
     /// There is no room on the disk of this shard.
     #[error("{0}")]
     DiskFull(String),
@@ -76,9 +84,12 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Schema(_) | Error::NoDatabase { .. } | Error::NoTable { .. } | Error::DatabaseExists { .. } => ErrorKind::YourRequest,
-            Error::NoLeader { .. } | Error::Unknown { .. } | Error::Overloaded { .. } | Error::DiskFull(_) | Error::ShuttingDown => {
-                ErrorKind::TryAgain
-            }
+            Error::NoLeader { .. }
+            | Error::Unknown { .. }
+            | Error::Overloaded { .. }
+            | Error::Busy { .. }
+            | Error::DiskFull(_)
+            | Error::ShuttingDown => ErrorKind::TryAgain,
             Error::Stopped { .. } => ErrorKind::Broken,
             Error::Storage(e) => e.kind(),
         }

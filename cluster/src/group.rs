@@ -1,0 +1,257 @@
+//! What every raft group of this node is made of: the types given to openraft, how a group starts, and how it is asked.
+//!
+//! A group of one voter runs through the same openraft core, the same log and the same state machine as a group of
+//! three: only the network is missing, and [`NoPeers`] says so instead of pretending. Formats on disk are our own and
+//! do not follow openraft's (its alphas move), so its `serde` feature is off.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{LogIndex, ReplicaId, Term};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::responder::Responder;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::storage::RaftStateMachine;
+use openraft::vote::leader_id_std::{CommittedLeaderId, LeaderId};
+use openraft::{AnyError, Config, EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy};
+use storage::entry::{Entry, Outcome};
+
+use crate::log_store::LogStore;
+use crate::metadata::command::{Command, Decided};
+use crate::{Error, Result};
+
+/// The types of this node's groups, for openraft.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Types {}
+
+impl RaftTypeConfig for Types {
+    type D = Proposal;
+    type R = Answer;
+    type NodeId = u64;
+    type Node = Member;
+    type Term = u64;
+    // One leader a term: a log record then needs its term only, not also the node that led it.
+    type LeaderId = LeaderId<u64, u64>;
+    type Vote = openraft::Vote<Self::LeaderId>;
+    type Payload = EntryPayload<Proposal, u64, Member>;
+    type Entry = openraft::Entry<CommittedLeaderId<u64>, Self::Payload>;
+    #[allow(deprecated)]
+    type AsyncRuntime = openraft::TokioRuntime;
+    type Responder<T>
+        = Reply<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+pub(crate) type LogId = openraft::LogId<CommittedLeaderId<u64>>;
+pub(crate) type Vote = openraft::Vote<LeaderId<u64, u64>>;
+pub(crate) type RaftEntry = openraft::Entry<CommittedLeaderId<u64>, EntryPayload<Proposal, u64, Member>>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
+pub(crate) type StoredMembership = openraft::StoredMembership<CommittedLeaderId<u64>, u64, Member>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId<u64>, u64, Member>;
+pub(crate) type Snapshot = openraft::Snapshot<CommittedLeaderId<u64>, u64, Member, Bytes>;
+
+pub(crate) fn log_id(term: Term, index: LogIndex) -> LogId {
+    LogId::new(CommittedLeaderId::new(term.0), index.0)
+}
+
+/// A member of a group. A replica on an empty disk is another member, whatever its node is called (DESIGN rule 13).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// The node's name.
+    pub(crate) name: String,
+    /// The replica's own number.
+    pub(crate) replica: ReplicaId,
+}
+
+/// What a group agrees on: the bytes that the log keeps and what they say, shared, so that a leader never decodes.
+#[derive(Clone)]
+pub(crate) struct Proposal(Arc<(Bytes, Content)>);
+
+/// What a proposal says.
+pub(crate) enum Content {
+    /// To a shard.
+    Shard(Entry),
+    /// To the metadata group: commands in order.
+    Metadata(Vec<Command>),
+}
+
+impl Proposal {
+    /// A proposal to a shard whose bytes the caller has made by [`Entry::encode`].
+    pub(crate) fn shard(bytes: Bytes, entry: Entry) -> Proposal {
+        Proposal(Arc::new((bytes, Content::Shard(entry))))
+    }
+
+    /// A proposal to the metadata group.
+    pub(crate) fn metadata(commands: Vec<Command>) -> Proposal {
+        Proposal(Arc::new((Command::encode(&commands), Content::Metadata(commands))))
+    }
+
+    /// Reads a proposal back from the log.
+    pub(crate) fn decode(kind: GroupKind, bytes: Bytes, index: u64) -> io::Result<Proposal> {
+        let content = match kind {
+            GroupKind::Shard => Entry::decode(&bytes).map(Content::Shard),
+            GroupKind::Metadata => Command::decode(&bytes).map(Content::Metadata),
+        };
+        let content = content.map_err(|source| io::Error::new(io::ErrorKind::InvalidData, storage::Error::BadEntry { index, source }))?;
+        Ok(Proposal(Arc::new((bytes, content))))
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.0.0
+    }
+
+    pub(crate) fn content(&self) -> &Content {
+        &self.0.1
+    }
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+// openraft prints entries when it traces: never a megabyte of points.
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.content() {
+            Content::Shard(Entry::Write(_)) => "write",
+            Content::Shard(Entry::Seal) => "seal",
+            Content::Shard(Entry::Manifest(_)) => "manifest edit",
+            Content::Shard(_) => "shard entry",
+            Content::Metadata(_) => "metadata commands",
+        };
+        write!(f, "{what} of {} bytes", self.bytes().len())
+    }
+}
+
+/// What applying an entry gave.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// An entry of openraft's own: nothing to tell.
+    Other,
+    /// One outcome per write part, or one for any other entry of a shard.
+    Shard(Vec<Outcome>),
+    /// One decision per command.
+    Metadata(Vec<Decided>),
+}
+
+/// Which kind of group a log belongs to: how its records are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupKind {
+    Shard,
+    Metadata,
+}
+
+/// Takes a proposal's answer where it is made, on the task that applied it: no task of its own waits for it.
+pub(crate) struct Reply<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Reply<T> {
+    pub(crate) fn new(take: impl FnOnce(T) + Send + 'static) -> Reply<T> {
+        Reply(Box::new(take))
+    }
+}
+
+impl<C: RaftTypeConfig, T: OptionalSend + 'static> Responder<C, T> for Reply<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result)
+    }
+}
+
+/// Founds the group if its log is new, else takes it up again; returns when it leads and has applied its whole log.
+///
+/// Runs on the groups' runtime: openraft spawns its tasks on the runtime that it is called on.
+pub(crate) async fn start<SM>(name: &str, node: u64, member: Member, log: LogStore, machine: SM) -> Result<Raft<Types, SM>>
+where
+    SM: RaftStateMachine<Types, SnapshotData = Bytes>,
+{
+    let stopped = |why: String| Error::Stopped { what: name.to_owned(), why };
+    let config = Config {
+        cluster_name: name.to_owned(),
+        heartbeat_interval: 150,
+        election_timeout_min: 1_000,
+        election_timeout_max: 2_000,
+        max_payload_entries: 64,
+        max_append_entries: Some(64),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 0,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    let config = Arc::new(config.validate().expect("our settings are consistent"));
+    let raft = Raft::new(node, config, NoPeers, log, machine).await.map_err(|e| stopped(e.to_string()))?;
+    if !raft.is_initialized().await.map_err(|e| stopped(e.to_string()))? {
+        raft.initialize(BTreeMap::from([(node, member)])).await.map_err(|e| stopped(e.to_string()))?;
+    } else if !raft.is_leader() && raft.voter_ids().eq([node]) {
+        // Killed between its vote and its first entry. Nobody else can vote: there is no reason to wait for a timeout.
+        raft.trigger().elect(false).await.map_err(|e| stopped(e.to_string()))?;
+    }
+    raft.wait_for_recovery(None).await.map_err(|e| stopped(e.to_string()))?;
+    Ok(raft)
+}
+
+/// The newest membership in the group's log, committed or not.
+pub(crate) fn membership<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>) -> Membership {
+    raft.metrics().borrow_watched().membership_config.membership().clone()
+}
+
+/// The network of a group that has no other member: every call says so.
+pub(crate) struct NoPeers;
+
+fn no_peer() -> Unreachable<Types> {
+    Unreachable::new(&AnyError::error("this node has no peers"))
+}
+
+impl RaftNetworkFactory<Types> for NoPeers {
+    type Network = NoPeers;
+
+    async fn new_client(&mut self, _target: u64, _node: &Member) -> NoPeers {
+        NoPeers
+    }
+}
+
+impl RaftNetworkV2<Types> for NoPeers {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        _rpc: AppendEntriesRequest<Types>,
+        _option: RPCOption,
+    ) -> std::result::Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        Err(RPCError::Unreachable(no_peer()))
+    }
+
+    async fn vote(&mut self, _rpc: VoteRequest<Types>, _option: RPCOption) -> std::result::Result<VoteResponse<Types>, RPCError<Types>> {
+        Err(RPCError::Unreachable(no_peer()))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        _rpc: VoteRequest<Types>,
+        _option: RPCOption,
+    ) -> std::result::Result<VoteResponse<Types>, RPCError<Types>> {
+        Err(RPCError::Unreachable(no_peer()))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: Snapshot,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> std::result::Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        Err(StreamingError::Unreachable(no_peer()))
+    }
+}

@@ -1,0 +1,81 @@
+//! Who this data directory belongs to: its cluster, its node, and how often it was started (DESIGN rule 13).
+//!
+//! ```text
+//! payload of DIR/identity         = JSON {"cluster": u128, "node": u64, "name": text, "incarnation": u64}
+//! payload of DIR/shards/N/replica = the replica's number, u128 little-endian
+//! ```
+//!
+//! A replica's number is made when its folder is: the same shard on an empty disk is another replica.
+
+use std::path::Path;
+
+use model::{NodeId, ReplicaId};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use storage::disk::Disk;
+
+use crate::Result;
+use crate::state_file::{StateFile, load, save};
+
+/// This node, as its data directory knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) cluster: u128,
+    pub(crate) node: NodeId,
+    pub(crate) name: String,
+    /// How often the node was started.
+    pub(crate) incarnation: u64,
+}
+
+impl Identity {
+    /// Reads the directory's identity, or gives it one, and counts this start.
+    pub(crate) fn take(disk: &dyn Disk, dir: &Path, name: &str, chance: &mut Chance) -> Result<Identity> {
+        let path = dir.join("identity");
+        let mut identity = match load(disk, &path, StateFile::Identity)? {
+            Some(payload) => {
+                serde_json::from_slice(&payload).map_err(|e| storage::Error::Corrupt { path: path.clone(), at: 0, what: e.to_string() })?
+            }
+            None => Identity { cluster: chance.number(), node: NodeId(1), name: name.to_owned(), incarnation: 0 },
+        };
+        if identity.name != name {
+            tracing::info!(was = identity.name, is = name, "the node has a new name");
+            identity.name = name.to_owned();
+        }
+        identity.incarnation += 1;
+        let payload = serde_json::to_vec(&identity).expect("writing to memory");
+        save(disk, &path, StateFile::Identity, &payload)?;
+        Ok(identity)
+    }
+}
+
+/// Reads the replica's number, or gives the folder a new one.
+pub(crate) fn take_replica(disk: &dyn Disk, dir: &Path, chance: &mut Chance) -> Result<ReplicaId> {
+    let path = dir.join("replica");
+    if let Some(payload) = load(disk, &path, StateFile::Replica)? {
+        let number = payload.as_slice().try_into().map_err(|_| storage::Error::Corrupt {
+            path: path.clone(),
+            at: 0,
+            what: "it is no replica's number".to_owned(),
+        })?;
+        return Ok(ReplicaId(u128::from_le_bytes(number)));
+    }
+    let replica = ReplicaId(chance.number());
+    save(disk, &path, StateFile::Replica, &replica.0.to_le_bytes())?;
+    Ok(replica)
+}
+
+/// Where this node's numbers come from: a seed, so that a simulation can be played again.
+#[derive(Debug)]
+pub(crate) struct Chance(StdRng);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Chance {
+        Chance(StdRng::seed_from_u64(seed))
+    }
+
+    /// A number with the shape of a random UUID.
+    pub(crate) fn number(&mut self) -> u128 {
+        uuid::Builder::from_random_bytes(self.0.random()).into_uuid().as_u128()
+    }
+}

@@ -1,0 +1,337 @@
+//! Raft's log kept in `storage::wal`.
+//!
+//! `append` runs on the group's single raft task: it copies into the mapped log and returns; openraft hears that the
+//! entries are durable from the disk's sync thread, never before. A vote is synced before it is answered. The newest
+//! entries stay at hand as they were proposed, so that applying them neither reads the disk nor decodes.
+//!
+//! A failed sync stops the whole process (DESIGN 3). A log that has no room is found out before a proposal is made
+//! (`room.rs`), because openraft takes any error from here as the end of the group.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::Stream;
+use model::{LogIndex, Term};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
+use storage::wal::{NewRecord, Wal, WalOptions, WalReader};
+
+use crate::group::{GroupKind, LogId, RaftEntry, Types, Vote, log_id};
+use crate::health::Health;
+use crate::log_record::{HardState, decode_entry, encode_payload};
+use crate::{Error, Result};
+
+/// Bytes of entries that one read gives at once: what a follower's request or a replay holds in memory.
+const READ_BYTES: usize = 4 << 20;
+/// Bytes of the newest entries kept at hand. More than may be in flight at once, so that apply finds them.
+const RECENT_BYTES: usize = 8 << 20;
+
+/// A group's log; clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    log: Arc<Log>,
+}
+
+/// The log as the node's other parts see it.
+pub(crate) struct Log {
+    kind: GroupKind,
+    wal: Mutex<Wal>,
+    reader: WalReader,
+    recent: Mutex<Recent>,
+    hard: Mutex<HardState>,
+    sole_voter: AtomicBool,
+    node: u64,
+    health: Arc<Health>,
+}
+
+/// The newest entries and where the log ends.
+#[derive(Default)]
+struct Recent {
+    entries: VecDeque<RaftEntry>,
+    bytes: usize,
+    last: Option<LogId>,
+}
+
+impl Recent {
+    fn push(&mut self, entry: RaftEntry) {
+        if let Some(last) = &self.last {
+            assert_eq!(entry.log_id.index, last.index + 1, "the log has no gaps");
+        }
+        self.last = Some(entry.log_id.clone());
+        self.bytes += bytes_of(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > RECENT_BYTES
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= bytes_of(&oldest);
+        }
+    }
+
+    /// Entries from `start` on to before `end`, if the first of them is at hand.
+    fn get(&self, start: u64, end: u64, max_bytes: usize) -> Option<Vec<RaftEntry>> {
+        let first = self.entries.front()?.log_id.index;
+        let skip = start.checked_sub(first)?;
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        for entry in self.entries.iter().skip(skip as usize).take_while(|e| e.log_id.index < end) {
+            bytes += bytes_of(entry);
+            if bytes > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(entry.clone());
+        }
+        Some(found)
+    }
+
+    fn forget_from(&mut self, from: u64) {
+        while let Some(newest) = self.entries.back()
+            && newest.log_id.index >= from
+        {
+            self.bytes -= bytes_of(newest);
+            self.entries.pop_back();
+        }
+    }
+}
+
+fn bytes_of(entry: &RaftEntry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.bytes().len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+impl LogStore {
+    /// Opens the log, or founds it.
+    pub(crate) fn open(kind: GroupKind, options: WalOptions, node: u64, health: Arc<Health>) -> Result<LogStore> {
+        let dir = options.dir.clone();
+        let corrupt = |what: String| Error::Storage(storage::Error::Corrupt { path: dir.clone(), at: 0, what });
+        let (wal, opened) = Wal::open(options)?;
+        let hard = match &opened.hard_state {
+            None => HardState::default(),
+            Some(bytes) => HardState::decode(bytes).map_err(|e| corrupt(e.to_string()))?,
+        };
+        // Whole segments go at a purge, so the log may hold older records than it was asked to; never fewer.
+        if let Some((_, first)) = opened.first {
+            let next = hard.purged.as_ref().map_or(0, |id| id.index + 1);
+            if first.0 > next {
+                return Err(corrupt(format!("the log begins at entry {first}, but only entries before {next} were purged")));
+            }
+        }
+        if opened.cut_bytes > 0 {
+            tracing::warn!(dir = %dir.display(), bytes = opened.cut_bytes, "cut an unsynced tail off the log");
+        }
+        let last = opened.last.map(|(term, index)| log_id(term, index)).max(hard.purged.clone());
+        let reader = wal.reader();
+        let recent = Mutex::new(Recent { last, ..Recent::default() });
+        let log =
+            Log { kind, wal: Mutex::new(wal), reader, recent, hard: Mutex::new(hard), sole_voter: AtomicBool::new(false), node, health };
+        Ok(LogStore { log: Arc::new(log) })
+    }
+
+    /// The shared part.
+    pub(crate) fn log(&self) -> Arc<Log> {
+        self.log.clone()
+    }
+}
+
+impl Log {
+    /// Bytes of segments that hold records.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.wal.lock().bytes()
+    }
+
+    /// The last entry known durable.
+    pub(crate) fn durable(&self) -> Option<LogIndex> {
+        self.wal.lock().durable()
+    }
+
+    /// Whether this node is the group's only voter by the newest membership in its log: set before that entry can
+    /// have any effect, so nobody else can have acknowledged anything.
+    pub(crate) fn sole_voter(&self) -> bool {
+        self.sole_voter.load(Ordering::Acquire)
+    }
+
+    /// Takes note of the membership in force.
+    pub(crate) fn note_membership(&self, membership: &crate::group::Membership) {
+        let sole = membership.get_joint_config().iter().all(|voters| voters.len() == 1 && voters.contains(&self.node));
+        self.sole_voter.store(sole && !membership.get_joint_config().is_empty(), Ordering::Release);
+    }
+
+    fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        if let Some(found) = self.recent.lock().get(start, end, max_bytes) {
+            return Ok(found);
+        }
+        let records = self.reader.read(LogIndex(start), LogIndex(end), max_bytes).map_err(|e| self.failed(e))?;
+        records.into_iter().map(|r| decode_entry(self.kind, r)).collect()
+    }
+
+    /// An error of the log as openraft takes it; one that leaves the disk unknown stops the process.
+    fn failed(&self, error: storage::Error) -> io::Error {
+        if matches!(error, storage::Error::SyncFailed { .. }) {
+            self.health.stop(error.to_string());
+        }
+        io::Error::other(error)
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<RaftEntry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (mut start, end) = bounds(&range);
+        let mut found = Vec::new();
+        loop {
+            let more = self.log.read(start, end, READ_BYTES)?;
+            let Some(last) = more.last() else { return Ok(found) };
+            start = last.log_id.index + 1;
+            found.extend(more);
+        }
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
+        self.log.read(start, end, READ_BYTES)
+    }
+
+    /// Replaying a log of gigabytes holds a few megabytes at a time.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<RaftEntry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        let log = self.log.clone();
+        let read = (VecDeque::new(), start);
+        futures::stream::unfold(Some((log, read)), move |state| {
+            let step = state.and_then(|(log, (mut ready, next))| {
+                if ready.is_empty() && next < end {
+                    match log.read(next, end, READ_BYTES) {
+                        Ok(more) if more.is_empty() => {
+                            let what = format!("entry {next} of the log is missing");
+                            return Some((Err(io::Error::new(io::ErrorKind::InvalidData, what)), None));
+                        }
+                        Ok(more) => ready.extend(more),
+                        Err(error) => return Some((Err(error), None)),
+                    }
+                }
+                let entry: RaftEntry = ready.pop_front()?;
+                let next = entry.log_id.index + 1;
+                // `next` names the entry after those in `ready` only once `ready` is empty: until then it is not read.
+                Some((Ok(entry), Some((log, (ready, next)))))
+            });
+            std::future::ready(step)
+        })
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.log.hard.lock().vote)
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        Ok(LogState { last_purged_log_id: self.log.hard.lock().purged.clone(), last_log_id: self.log.recent.lock().last.clone() })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let mut hard = self.log.hard.lock();
+        let new = HardState { vote: Some(*vote), purged: hard.purged.clone() };
+        self.log.wal.lock().save_hard_state(&new.encode()).map_err(|e| self.log.failed(e))?;
+        *hard = new;
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<RaftEntry> = entries.into_iter().collect();
+        let payloads: Vec<(u8, Bytes)> = entries.iter().map(|e| encode_payload(&e.payload)).collect();
+        let records: Vec<NewRecord<'_>> = entries
+            .iter()
+            .zip(&payloads)
+            .map(|(entry, (kind, payload))| NewRecord {
+                kind: *kind,
+                term: Term(entry.log_id.leader_id.term),
+                index: LogIndex(entry.log_id.index),
+                payload,
+            })
+            .collect();
+        let mut wal = self.log.wal.lock();
+        let appended = wal.append(&records).map_err(|e| self.log.failed(e))?;
+        {
+            let mut recent = self.log.recent.lock();
+            for entry in entries {
+                if let EntryPayload::Membership(membership) = &entry.payload {
+                    self.log.note_membership(membership);
+                }
+                recent.push(entry);
+            }
+        }
+        let health = self.log.health.clone();
+        wal.sync_then(
+            appended,
+            Box::new(move |synced| match synced {
+                Ok(_) => callback.io_completed(Ok(())),
+                Err(error) => {
+                    health.stop(error.to_string());
+                    callback.io_completed(Err(io::Error::other(error.to_string())));
+                }
+            }),
+        );
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let from = last.as_ref().map_or(0, |id| id.index + 1);
+        self.log.wal.lock().truncate(LogIndex(from)).map_err(|e| self.log.failed(e))?;
+        // A membership may have gone with the tail; until the next one nobody reads without asking the others.
+        self.log.sole_voter.store(false, Ordering::Release);
+        let mut recent = self.log.recent.lock();
+        recent.forget_from(from);
+        recent.last = last;
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let mut hard = self.log.hard.lock();
+        let new = HardState { vote: hard.vote, purged: Some(upto.clone()) };
+        let mut wal = self.log.wal.lock();
+        // The place first: after a crash between the two, the log holds more than it says, never less.
+        wal.save_hard_state(&new.encode()).map_err(|e| self.log.failed(e))?;
+        *hard = new;
+        wal.purge(LogIndex(upto.index + 1)).map_err(|e| self.log.failed(e))?;
+        let mut recent = self.log.recent.lock();
+        recent.last = recent.last.clone().max(Some(upto));
+        Ok(())
+    }
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(&s) => s,
+        Bound::Excluded(&s) => s + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&e) => e.saturating_add(1),
+        Bound::Excluded(&e) => e,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}

@@ -1,0 +1,82 @@
+//! What the metadata group is asked to decide, and its bytes.
+//!
+//! ```text
+//! entry = | format u8 = 1 | JSON array of commands |
+//! ```
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::schema::{NewColumn, SchemaError};
+use model::{DatabaseId, DecodeError, TableId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::shard_map::ShardMap;
+
+const FORMAT: u8 = 1;
+
+/// One thing to decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// The cluster comes into being with these shards; the first one decides.
+    Found {
+        /// Its number.
+        cluster: u128,
+        /// Its shards.
+        shards: ShardMap,
+    },
+    /// A database; one that exists alike is fine.
+    CreateDatabase {
+        name: Arc<str>,
+        /// `None`: the default one, or whatever an existing database has.
+        routing_tag: Option<Arc<str>>,
+        /// `None`: for ever, or whatever an existing database has.
+        retention_ns: Option<i64>,
+    },
+    /// Tables and columns; those there already alike are fine.
+    AddColumns { database: Arc<str>, tables: Vec<(Arc<str>, Vec<NewColumn>)> },
+    /// Forgets a database.
+    DropDatabase { name: Arc<str> },
+    /// Forgets a table.
+    DropTable { database: Arc<str>, table: Arc<str> },
+    /// Sets how long rows are kept.
+    SetRetention { database: Arc<str>, retention_ns: Option<i64> },
+    /// Rows older than this are refused and hidden; never moves back.
+    Cutoff { database: DatabaseId, cutoff: Timestamp },
+}
+
+/// What became of a command; the same on every member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decided {
+    /// It is so, now or already.
+    Done,
+    /// What could be added is there; these could not.
+    Added { refused: Vec<SchemaError> },
+    /// These tables are forgotten; their rows go with a drop entry in every shard.
+    Dropped { tables: Vec<TableId> },
+    /// A name that may not be used, or too many.
+    Schema(SchemaError),
+    /// The database is unknown.
+    NoDatabase,
+    /// The table is unknown.
+    NoTable,
+    /// The database exists with another routing tag.
+    DatabaseExists { routing_tag: Arc<str> },
+}
+
+impl Command {
+    /// The bytes of commands in order.
+    pub(crate) fn encode(commands: &[Command]) -> Bytes {
+        let mut bytes = vec![FORMAT];
+        serde_json::to_writer(&mut bytes, commands).expect("writing to memory");
+        bytes.into()
+    }
+
+    /// Reads commands back.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Command>, DecodeError> {
+        match bytes {
+            [FORMAT, json @ ..] => serde_json::from_slice(json).map_err(|e| DecodeError { what: "metadata command", at: 1 + e.column() }),
+            _ => Err(DecodeError { what: "format of metadata commands (start a newer alluvium)", at: 0 }),
+        }
+    }
+}

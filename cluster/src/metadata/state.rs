@@ -1,0 +1,341 @@
+//! What the metadata group has decided so far, and how a command changes it. Pure: no IO, no clock.
+//!
+//! Numbers of databases and tables are never reused, also after a drop: a record in a shard's log names them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::schema::{DEFAULT_ROUTING_TAG, MAX_COLUMNS_PER_TABLE, MAX_TABLES_PER_DATABASE, NewColumn, SchemaError, TIME_COLUMN, check_name};
+use model::{Catalog, DatabaseId, DatabaseSchema, TableId, TableSchema, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::command::{Command, Decided};
+use crate::shard_map::ShardMap;
+
+/// Names that SQL keeps for itself: no database may have them.
+const RESERVED: [&str; 2] = ["system", "information_schema"];
+
+/// Everything decided, as of one entry of the group's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// The cluster's number, once it is founded.
+    pub(crate) cluster: Option<u128>,
+    /// The shards, once it is founded.
+    pub(crate) shards: Option<Arc<ShardMap>>,
+    /// Databases, tables and columns.
+    pub(crate) catalog: Arc<Catalog>,
+    /// By database: the first instant that is kept.
+    pub(crate) cutoffs: Arc<BTreeMap<DatabaseId, Timestamp>>,
+    next_database: u32,
+    next_table: u32,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { cluster: None, shards: None, catalog: Arc::default(), cutoffs: Arc::default(), next_database: 1, next_table: 1 }
+    }
+}
+
+impl State {
+    /// Decides one command.
+    pub(crate) fn apply(&mut self, command: &Command) -> Decided {
+        match command {
+            Command::Found { cluster, shards } => {
+                if self.cluster.is_none() {
+                    self.cluster = Some(*cluster);
+                    self.shards = Some(Arc::new(shards.clone()));
+                }
+                Decided::Done
+            }
+            Command::CreateDatabase { name, routing_tag, retention_ns } => self.create_database(name, routing_tag.as_ref(), *retention_ns),
+            Command::AddColumns { database, tables } => self.add_columns(database, tables),
+            Command::DropDatabase { name } => {
+                let Some(database) = self.catalog.databases.get(name) else { return Decided::NoDatabase };
+                let tables = database.tables.values().map(|t| t.id).collect();
+                let id = database.id;
+                self.change().databases.remove(name);
+                Arc::make_mut(&mut self.cutoffs).remove(&id);
+                Decided::Dropped { tables }
+            }
+            Command::DropTable { database, table } => {
+                match self.catalog.databases.get(database) {
+                    None => return Decided::NoDatabase,
+                    Some(d) if !d.tables.contains_key(table) => return Decided::NoTable,
+                    Some(_) => {}
+                }
+                let dropped = self.database_mut(database).tables.remove(table).expect("it was there");
+                Decided::Dropped { tables: vec![dropped.id] }
+            }
+            Command::SetRetention { database, retention_ns } => {
+                let Some(is) = self.catalog.databases.get(database) else { return Decided::NoDatabase };
+                if is.retention_ns != *retention_ns {
+                    self.database_mut(database).retention_ns = *retention_ns;
+                }
+                Decided::Done
+            }
+            Command::Cutoff { database, cutoff } => {
+                if !self.catalog.databases.values().any(|d| d.id == *database) {
+                    return Decided::NoDatabase;
+                }
+                let now = Arc::make_mut(&mut self.cutoffs).entry(*database).or_insert(*cutoff);
+                *now = (*now).max(*cutoff);
+                Decided::Done
+            }
+        }
+    }
+
+    fn create_database(&mut self, name: &Arc<str>, routing_tag: Option<&Arc<str>>, retention_ns: Option<i64>) -> Decided {
+        if let Some(existing) = self.catalog.databases.get(name) {
+            return match routing_tag {
+                Some(asked) if *asked != existing.routing_tag => Decided::DatabaseExists { routing_tag: existing.routing_tag.clone() },
+                _ => Decided::Done,
+            };
+        }
+        let routing_tag = routing_tag.cloned().unwrap_or_else(|| DEFAULT_ROUTING_TAG.into());
+        if let Err(error) = check_database_name(name).and_then(|()| check_routing_tag(&routing_tag)) {
+            return Decided::Schema(error);
+        }
+        let id = DatabaseId(self.next_database);
+        self.next_database += 1;
+        let database = DatabaseSchema { id, name: name.clone(), routing_tag, retention_ns, tables: BTreeMap::new() };
+        self.change().databases.insert(name.clone(), Arc::new(database));
+        Decided::Done
+    }
+
+    fn add_columns(&mut self, database: &Arc<str>, tables: &[(Arc<str>, Vec<NewColumn>)]) -> Decided {
+        let Some(before) = self.catalog.databases.get(database) else { return Decided::NoDatabase };
+        if missing(before, tables).is_empty() {
+            return Decided::Added { refused: Vec::new() };
+        }
+        let (id, routing_tag) = (before.id, before.routing_tag.clone());
+        let mut refused = Vec::new();
+        let mut next_table = self.next_table;
+        let schema = self.database_mut(database);
+        for (name, columns) in tables {
+            let count = schema.tables.len();
+            if !schema.tables.contains_key(name) {
+                let checked = check_name("table", name).and_then(|()| match count < MAX_TABLES_PER_DATABASE {
+                    true => Ok(()),
+                    false => Err(SchemaError::TooManyTables { database: database.clone(), limit: MAX_TABLES_PER_DATABASE }),
+                });
+                if let Err(error) = checked {
+                    refused.push(error);
+                    continue;
+                }
+            }
+            let existing = schema.tables.get(name);
+            let mut table = existing.map_or_else(|| TableSchema::new(TableId(next_table), id, name.clone()), |t| TableSchema::clone(t));
+            let mut changed = false;
+            for column in columns {
+                match table.add(column, &routing_tag, MAX_COLUMNS_PER_TABLE) {
+                    Ok(added) => changed |= added,
+                    Err(error) => refused.push(error),
+                }
+            }
+            if changed {
+                next_table += u32::from(existing.is_none());
+                schema.tables.insert(name.clone(), Arc::new(table));
+            }
+        }
+        self.next_table = next_table;
+        Decided::Added { refused }
+    }
+
+    fn change(&mut self) -> &mut Catalog {
+        let catalog = Arc::make_mut(&mut self.catalog);
+        catalog.version += 1;
+        catalog
+    }
+
+    fn database_mut(&mut self, name: &str) -> &mut DatabaseSchema {
+        Arc::make_mut(self.change().databases.get_mut(name).expect("the caller has seen it"))
+    }
+}
+
+/// Of the columns asked for, those that the database does not have alike yet: what there is to decide.
+pub(crate) fn missing(database: &DatabaseSchema, tables: &[(Arc<str>, Vec<NewColumn>)]) -> Vec<(Arc<str>, Vec<NewColumn>)> {
+    let has = |table: &TableSchema, new: &NewColumn| {
+        table.column(&new.name).is_some_and(|column| match (column.kind, new.field) {
+            (model::ColumnKind::Tag { .. }, None) => true,
+            (model::ColumnKind::Field(is), Some(asked)) => is == asked,
+            _ => false,
+        })
+    };
+    let mut missing = Vec::new();
+    for (name, columns) in tables {
+        let left: Vec<NewColumn> = match database.tables.get(name) {
+            Some(table) => columns.iter().filter(|c| !has(table, c)).cloned().collect(),
+            None => columns.clone(),
+        };
+        if !left.is_empty() {
+            missing.push((name.clone(), left));
+        }
+    }
+    missing
+}
+
+fn check_database_name(name: &str) -> Result<(), SchemaError> {
+    check_name("database", name)?;
+    match RESERVED.contains(&name) {
+        true => Err(bad_name("database", name, "is reserved")),
+        false => Ok(()),
+    }
+}
+
+fn check_routing_tag(name: &str) -> Result<(), SchemaError> {
+    check_name("column", name)?;
+    match name == TIME_COLUMN {
+        true => Err(bad_name("column", name, "is every table's time and cannot be the routing tag")),
+        false => Ok(()),
+    }
+}
+
+fn bad_name(what: &str, name: &str, why: &str) -> SchemaError {
+    SchemaError::BadName { what: what.to_owned(), name: name.to_owned(), why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{ColumnType, Epoch};
+
+    use super::*;
+
+    fn create(state: &mut State, name: &str) -> Decided {
+        state.apply(&Command::CreateDatabase { name: name.into(), routing_tag: None, retention_ns: None })
+    }
+
+    fn add(state: &mut State, table: &str, columns: &[(&str, Option<ColumnType>)]) -> Decided {
+        let columns = columns.iter().map(|(name, field)| NewColumn { name: (*name).into(), field: *field }).collect();
+        state.apply(&Command::AddColumns { database: "d".into(), tables: vec![(table.into(), columns)] })
+    }
+
+    fn refused(decided: Decided) -> Vec<SchemaError> {
+        match decided {
+            Decided::Added { refused } => refused,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn first_type_wins_and_the_others_are_still_added() {
+        let mut state = State::default();
+        assert_eq!(create(&mut state, "d"), Decided::Done);
+        assert!(refused(add(&mut state, "t", &[("v", Some(ColumnType::F64))])).is_empty());
+        let refused = refused(add(&mut state, "t", &[("v", Some(ColumnType::I64)), ("w", Some(ColumnType::I64))]));
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0].to_string(), "column 'v' of table 't' is type float, not integer");
+        assert!(state.catalog.databases["d"].tables["t"].column("w").is_some());
+    }
+
+    #[test]
+    fn adding_what_is_there_changes_nothing() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        add(&mut state, "t", &[("device_id", None), ("v", Some(ColumnType::F64))]);
+        let before = state.clone();
+        assert!(refused(add(&mut state, "t", &[("device_id", None), ("v", Some(ColumnType::F64))])).is_empty());
+        assert_eq!(state, before);
+    }
+
+    #[test]
+    fn numbers_are_never_reused() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        add(&mut state, "t", &[("v", Some(ColumnType::F64))]);
+        let (database, table) = (state.catalog.databases["d"].id, state.catalog.databases["d"].tables["t"].id);
+        let dropped = state.apply(&Command::DropDatabase { name: "d".into() });
+        assert_eq!(dropped, Decided::Dropped { tables: vec![table] });
+        create(&mut state, "d");
+        add(&mut state, "t", &[("v", Some(ColumnType::F64))]);
+        assert_ne!(state.catalog.databases["d"].id, database);
+        assert_ne!(state.catalog.databases["d"].tables["t"].id, table);
+    }
+
+    #[test]
+    fn a_table_that_gets_no_column_does_not_come_into_being() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        assert_eq!(refused(add(&mut state, "t", &[("time", Some(ColumnType::F64))])).len(), 1);
+        assert!(state.catalog.databases["d"].tables.is_empty());
+    }
+
+    #[test]
+    fn bad_and_reserved_names_are_refused() {
+        let mut state = State::default();
+        for bad in ["system", "information_schema", "", "a\nb"] {
+            assert!(matches!(create(&mut state, bad), Decided::Schema(SchemaError::BadName { .. })), "{bad:?}");
+        }
+        let tag = Command::CreateDatabase { name: "d".into(), routing_tag: Some("time".into()), retention_ns: None };
+        assert!(matches!(state.apply(&tag), Decided::Schema(_)));
+        create(&mut state, "d");
+        assert_eq!(refused(add(&mut state, "a\u{1}b", &[("v", None)])).len(), 1);
+        assert_eq!(state.apply(&Command::DropDatabase { name: "none".into() }), Decided::NoDatabase);
+        let drop = Command::DropTable { database: "d".into(), table: "none".into() };
+        assert_eq!(state.apply(&drop), Decided::NoTable);
+    }
+
+    #[test]
+    fn limits_of_tables_and_columns_hold() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        let column = vec![NewColumn { name: "v".into(), field: Some(ColumnType::F64) }];
+        let tables = (0..=MAX_TABLES_PER_DATABASE).map(|i| (Arc::from(format!("t{i}")), column.clone())).collect();
+        let many = state.apply(&Command::AddColumns { database: "d".into(), tables });
+        let refused = refused(many);
+        assert_eq!(refused.len(), 1);
+        assert!(matches!(refused[0], SchemaError::TooManyTables { .. }));
+        assert_eq!(state.catalog.databases["d"].tables.len(), MAX_TABLES_PER_DATABASE);
+    }
+
+    #[test]
+    fn a_routing_tag_cannot_change() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        let other = Command::CreateDatabase { name: "d".into(), routing_tag: Some("host".into()), retention_ns: None };
+        assert_eq!(state.apply(&other), Decided::DatabaseExists { routing_tag: DEFAULT_ROUTING_TAG.into() });
+        assert_eq!(create(&mut state, "d"), Decided::Done);
+    }
+
+    #[test]
+    fn a_cutoff_never_moves_back_and_goes_with_its_database() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        let id = state.catalog.databases["d"].id;
+        for (cutoff, is) in [(10, 10), (5, 10), (20, 20)] {
+            state.apply(&Command::Cutoff { database: id, cutoff: Timestamp(cutoff) });
+            assert_eq!(state.cutoffs[&id], Timestamp(is));
+        }
+        state.apply(&Command::DropDatabase { name: "d".into() });
+        assert!(state.cutoffs.is_empty());
+    }
+
+    #[test]
+    fn a_cluster_is_founded_once() {
+        let mut state = State::default();
+        state.apply(&Command::Found { cluster: 1, shards: ShardMap::even(2) });
+        state.apply(&Command::Found { cluster: 2, shards: ShardMap::even(5) });
+        assert_eq!(state.cluster, Some(1));
+        assert_eq!(state.shards.as_ref().unwrap().ranges.len(), 2);
+        assert_eq!(state.shards.unwrap().epoch, Epoch(1));
+    }
+
+    #[test]
+    fn commands_and_state_survive_their_bytes() {
+        let mut state = State::default();
+        let commands = vec![
+            Command::Found { cluster: u128::MAX, shards: ShardMap::even(3) },
+            Command::CreateDatabase { name: "d".into(), routing_tag: Some("host".into()), retention_ns: Some(5) },
+            Command::AddColumns { database: "d".into(), tables: vec![("t".into(), vec![NewColumn { name: "host".into(), field: None }])] },
+            Command::SetRetention { database: "d".into(), retention_ns: None },
+            Command::Cutoff { database: DatabaseId(1), cutoff: Timestamp(-4) },
+        ];
+        let back = Command::decode(&Command::encode(&commands)).unwrap();
+        assert_eq!(back, commands);
+        back.iter().for_each(|c| {
+            state.apply(c);
+        });
+        let text = serde_json::to_vec(&state).unwrap();
+        assert_eq!(serde_json::from_slice::<State>(&text).unwrap(), state);
+        assert!(Command::decode(b"\x02[]").is_err());
+    }
+}

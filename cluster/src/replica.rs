@@ -1,0 +1,459 @@
+//! This node's member of one shard's group: queue, propose, answer.
+//!
+//! Writes that wait together become one entry of the log, of at most [`MAX_ENTRY_BYTES`]; while it is synced the next
+//! one forms. There is no timer: an idle shard proposes at once, a busy one in larger groups. Each writer gets its own
+//! outcome, from the task that applied it. A part that does not fit an entry is cut by rows, always alike, so that a
+//! retry of it is cut into the same pieces and each is answered with its first outcome.
+//!
+//! What waits is bounded in bytes; beyond the bound a write is refused at once and nothing of it is stored.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures::FutureExt;
+use model::{PointBatch, ShardId, Term};
+use openraft::Raft;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResult;
+use parking_lot::Mutex;
+use storage::entry::{Entry, MAX_ENTRY_BYTES, Outcome, WritePart};
+use storage::{Shard, View};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::group::{Answer, Proposal, Reply, Types};
+use crate::health::{GroupHealth, Health};
+use crate::log_store::Log;
+use crate::metrics::Metrics;
+use crate::node::Applied;
+use crate::room::Room;
+use crate::state_machine::{Progress, ShardMachine};
+use crate::{Error, Result};
+
+/// Groups of one shard on their way at once: one syncs while the other is copied and applied.
+const GROUPS_IN_FLIGHT: usize = 2;
+/// What an entry and a part of it add to their batches, at most.
+const PART_OVERHEAD_BYTES: usize = 128;
+/// Bytes of batches in one part: it fits an entry alone.
+const MAX_PART_BYTES: usize = MAX_ENTRY_BYTES - 2 * PART_OVERHEAD_BYTES;
+/// Memtables may hold this many times the bytes at which one is sealed; then flushes are behind and writes wait.
+const MEMTABLES: u64 = 4;
+
+/// How a replica is put together.
+pub(crate) struct ReplicaParts {
+    pub(crate) shard: ShardId,
+    pub(crate) name: String,
+    pub(crate) store: Arc<Shard>,
+    pub(crate) raft: Raft<Types, ShardMachine>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) health: Arc<GroupHealth>,
+    pub(crate) node_health: Arc<Health>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) runtime: Handle,
+    pub(crate) metrics: Metrics,
+    pub(crate) max_waiting_bytes: usize,
+    pub(crate) flush_bytes: usize,
+}
+
+/// One member of one shard's group.
+pub(crate) struct Replica {
+    parts: ReplicaParts,
+    queue: Mutex<Queue>,
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Of what waits and what is in flight.
+    bytes: usize,
+    groups: usize,
+    closed: bool,
+}
+
+struct Waiting {
+    part: WritePart,
+    bytes: usize,
+    since: Instant,
+    answer: oneshot::Sender<Result<Applied>>,
+}
+
+impl Replica {
+    pub(crate) fn new(parts: ReplicaParts) -> Arc<Replica> {
+        Arc::new(Replica { parts, queue: Mutex::default(), settled: Notify::new() })
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.parts.shard
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Shard> {
+        &self.parts.store
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.parts.log
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<Types, ShardMachine> {
+        &self.parts.raft
+    }
+
+    pub(crate) fn health(&self) -> &GroupHealth {
+        &self.parts.health
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.parts.room
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.parts.metrics
+    }
+
+    /// Why it takes no part any more, if so.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.parts.health.stopped().map(str::to_owned).or_else(|| self.parts.node_health.stopped())
+    }
+
+    pub(crate) fn refuse_if_stopped(&self) -> Result<()> {
+        match self.stopped() {
+            Some(why) => Err(Error::Stopped { what: self.parts.name.clone(), why }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has a part kept: synced by a majority, committed, applied.
+    pub(crate) async fn write(self: &Arc<Replica>, part: WritePart) -> Result<Applied> {
+        self.refuse_if_stopped()?;
+        self.refuse_if_behind()?;
+        let bytes = bytes_of(&part);
+        if bytes <= MAX_PART_BYTES {
+            let answer = self.enqueue([(part, bytes)])?;
+            return self.answer(answer.into_iter().next().expect("one part, one answer")).await;
+        }
+        // All pieces or none enter the queue.
+        let pieces = cut(part).into_iter().map(|piece| {
+            let bytes = bytes_of(&piece);
+            (piece, bytes)
+        });
+        let mut outcome = Outcome::Stored { rows: 0 };
+        for answer in self.enqueue(pieces)? {
+            outcome = join(outcome, self.answer(answer).await?.outcome);
+        }
+        Ok(Applied { outcome })
+    }
+
+    async fn answer(&self, answer: oneshot::Receiver<Result<Applied>>) -> Result<Applied> {
+        answer.await.unwrap_or_else(|_| {
+            let why = self.stopped().unwrap_or_else(|| "its group stopped before it answered".to_owned());
+            Err(Error::Unknown { shard: self.parts.shard, why })
+        })
+    }
+
+    fn refuse_if_behind(&self) -> Result<()> {
+        self.parts.room.check()?;
+        let limit = MEMTABLES * self.parts.flush_bytes as u64;
+        if self.parts.progress.memtable_bytes.load(Ordering::Relaxed) > limit {
+            self.parts.metrics.refused.inc();
+            // Flushes may be behind because there is no room for their files: then that is what to say.
+            self.parts.room.refuse_if_flushes_fail()?;
+            return Err(Error::Overloaded { what: format!("the memory of {} (points not yet in files)", self.parts.name), limit });
+        }
+        Ok(())
+    }
+
+    fn enqueue(
+        self: &Arc<Replica>,
+        parts: impl IntoIterator<Item = (WritePart, usize)>,
+    ) -> Result<Vec<oneshot::Receiver<Result<Applied>>>> {
+        let since = Instant::now();
+        let (mut waiting, mut answers, mut total) = (Vec::with_capacity(1), Vec::with_capacity(1), 0);
+        for (part, bytes) in parts {
+            let (answer, receiver) = oneshot::channel();
+            waiting.push(Waiting { part, bytes, since, answer });
+            answers.push(receiver);
+            total += bytes;
+        }
+        let group = {
+            let mut queue = self.queue.lock();
+            if queue.closed {
+                return Err(Error::ShuttingDown);
+            }
+            // One request may be larger than the whole bound: it is let in when nothing else waits.
+            if queue.bytes > 0 && queue.bytes + total > self.parts.max_waiting_bytes {
+                self.parts.metrics.refused.inc();
+                let what = format!("the queue of {}", self.parts.name);
+                return Err(Error::Overloaded { what, limit: self.parts.max_waiting_bytes as u64 });
+            }
+            queue.bytes += total;
+            queue.waiting.extend(waiting);
+            self.parts.metrics.waiting_bytes.inc_by(total as i64);
+            queue.form_group()
+        };
+        if let Some(group) = group {
+            self.propose_group(group);
+        }
+        Ok(answers)
+    }
+
+    /// Proposes what waited together, on the task that found that it may go.
+    fn propose_group(self: &Arc<Replica>, waiting: Vec<Waiting>) {
+        let bytes = waiting.iter().map(|w| w.bytes).sum();
+        let oldest = waiting.first().map_or_else(Instant::now, |w| w.since);
+        let (parts, answers): (Vec<WritePart>, Vec<_>) = waiting.into_iter().map(|w| (w.part, w.answer)).unzip();
+        self.parts.metrics.group_parts.observe(parts.len() as f64);
+        let mut group = InFlight { replica: self.clone(), bytes, answers, oldest };
+        let entry = Entry::Write(parts);
+        let mut encoded = Vec::with_capacity(bytes + PART_OVERHEAD_BYTES);
+        entry.encode(&mut encoded);
+        self.parts.metrics.group_bytes.observe(encoded.len() as f64);
+        let proposal = Proposal::shard(encoded.into(), entry);
+        let raft = self.parts.raft.clone();
+        let reply = Reply::new(move |result: ClientWriteResult<Types>| group.settle(result));
+        // Unconstrained: a caller that has used up its share of its thread must not hold up the others of the group.
+        let mut send = Box::pin(tokio::task::unconstrained(async move {
+            // An error is the group's end; it reaches the writers by the reply, which openraft drops.
+            let _ = raft.client_write_ff(proposal, Some(reply)).await;
+        }));
+        if (&mut send).now_or_never().is_none() {
+            // openraft's queue is full. The caller may be cancelled while it waits, so it is not the caller who waits.
+            self.parts.runtime.spawn(send);
+        }
+    }
+
+    /// Proposes an entry of the shard's own upkeep and waits for its outcome.
+    pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome> {
+        self.refuse_if_stopped()?;
+        let mut bytes = Vec::new();
+        entry.encode(&mut bytes);
+        let stopped = |why: String| Error::Stopped { what: self.parts.name.clone(), why };
+        match self.parts.raft.client_write(Proposal::shard(bytes.into(), entry)).await {
+            Ok(response) => match response.data {
+                Answer::Shard(outcomes) => Ok(outcomes.into_iter().next().expect("one entry, one outcome")),
+                other => unreachable!("a shard answers its entries with outcomes, not {other:?}"),
+            },
+            Err(RaftError::APIError(error)) => Err(self.not_written(&error)),
+            Err(RaftError::Fatal(error)) => Err(stopped(self.stopped().unwrap_or_else(|| error.to_string()))),
+        }
+    }
+
+    fn not_written(&self, error: &ClientWriteError<Types>) -> Error {
+        match error {
+            ClientWriteError::ForwardToLeader(_) => Error::NoLeader { shard: self.parts.shard },
+            // Appended here, then perhaps replaced by another leader's entry, perhaps not.
+            other => Error::Unknown { shard: self.parts.shard, why: other.to_string() },
+        }
+    }
+
+    /// The term that this member is in.
+    pub(crate) fn term(&self) -> Term {
+        Term(self.parts.raft.metrics().borrow_watched().current_term)
+    }
+
+    /// What the shard holds now, without asking whether that is the newest: see `read_point.rs`.
+    pub(crate) fn view(&self) -> View {
+        self.parts.store.view()
+    }
+
+    /// Takes no more writes and waits for those that it has taken.
+    pub(crate) async fn drain(&self) {
+        self.queue.lock().closed = true;
+        loop {
+            let settled = self.settled.notified();
+            {
+                let queue = self.queue.lock();
+                if queue.groups == 0 && queue.waiting.is_empty() {
+                    return;
+                }
+            }
+            settled.await;
+        }
+    }
+}
+
+impl Queue {
+    /// What may be proposed now: nothing while enough is in flight.
+    fn form_group(&mut self) -> Option<Vec<Waiting>> {
+        if self.groups >= GROUPS_IN_FLIGHT || self.waiting.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        let fits = self.waiting.iter().take_while(|w| {
+            bytes += w.bytes;
+            bytes <= MAX_PART_BYTES
+        });
+        let count = fits.count().max(1);
+        self.groups += 1;
+        Some(self.waiting.drain(..count).collect())
+    }
+}
+
+/// A group that was proposed. However it ends, its bytes and its place come free; who has no answer then learns that
+/// the outcome is unknown, because the sender is gone.
+struct InFlight {
+    replica: Arc<Replica>,
+    bytes: usize,
+    answers: Vec<oneshot::Sender<Result<Applied>>>,
+    oldest: Instant,
+}
+
+impl InFlight {
+    fn settle(&mut self, result: ClientWriteResult<Types>) {
+        let answers = std::mem::take(&mut self.answers);
+        self.replica.parts.metrics.propose_seconds.observe(self.oldest.elapsed().as_secs_f64());
+        match result {
+            Ok(response) => match response.data {
+                Answer::Shard(outcomes) => {
+                    assert_eq!(outcomes.len(), answers.len(), "one outcome per part");
+                    for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                        // A writer that went away does not need its answer.
+                        let _ = answer.send(Ok(Applied { outcome }));
+                    }
+                }
+                other => unreachable!("a shard answers its entries with outcomes, not {other:?}"),
+            },
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(self.replica.not_written(&error)));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let replica = &self.replica;
+        replica.parts.metrics.waiting_bytes.dec_by(self.bytes as i64);
+        let next = {
+            let mut queue = replica.queue.lock();
+            queue.bytes -= self.bytes;
+            queue.groups -= 1;
+            if replica.stopped().is_some() {
+                // Nothing of these was proposed; each is told so by its dropped sender.
+                let left: Vec<Waiting> = queue.waiting.drain(..).collect();
+                let bytes: usize = left.iter().map(|w| w.bytes).sum();
+                queue.bytes -= bytes;
+                replica.parts.metrics.waiting_bytes.dec_by(bytes as i64);
+            }
+            queue.form_group()
+        };
+        if let Some(group) = next {
+            replica.propose_group(group);
+        }
+        replica.settled.notify_waiters();
+    }
+}
+
+fn bytes_of(part: &WritePart) -> usize {
+    PART_OVERHEAD_BYTES + part.batches.iter().map(|b| b.encoded_len_bound() + 8).sum::<usize>()
+}
+
+/// Cuts a part into pieces that fit an entry each. The cut depends on the part alone. The first piece keeps the origin,
+/// the others get origins made from it, so that each piece is known again when it is repeated.
+fn cut(part: WritePart) -> Vec<WritePart> {
+    let mut lists: Vec<Vec<PointBatch>> = Vec::new();
+    let mut room = 0;
+    let mut batches: VecDeque<PointBatch> = part.batches.into();
+    while let Some(batch) = batches.pop_front() {
+        let bytes = batch.encoded_len_bound() + 8;
+        if bytes + PART_OVERHEAD_BYTES > MAX_PART_BYTES && batch.rows() > 1 {
+            let middle = batch.rows() / 2;
+            batches.push_front(batch.slice(middle, batch.rows()));
+            batches.push_front(batch.slice(0, middle));
+            continue;
+        }
+        if lists.is_empty() || room < bytes {
+            lists.push(Vec::new());
+            room = MAX_PART_BYTES - PART_OVERHEAD_BYTES;
+        }
+        room = room.saturating_sub(bytes);
+        lists.last_mut().expect("just made").push(batch);
+    }
+    let piece = |(i, batches): (usize, Vec<PointBatch>)| WritePart {
+        origin: match i {
+            0 => part.origin,
+            _ => xxh3_128_with_seed(&part.origin.to_le_bytes(), i as u64),
+        },
+        sequence: part.sequence,
+        arrived: part.arrived,
+        range_version: part.range_version,
+        retry_window: part.retry_window,
+        batches,
+    };
+    lists.into_iter().enumerate().map(piece).collect()
+}
+
+/// The outcome of two pieces of one part.
+fn join(a: Outcome, b: Outcome) -> Outcome {
+    match (a, b) {
+        (Outcome::Stored { rows: a }, Outcome::Stored { rows: b }) => Outcome::Stored { rows: a + b },
+        (Outcome::Stored { .. }, other) | (other, _) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Epoch, FieldColumn, SeriesKey, TableId, Timestamp, Values};
+    use storage::entry::RetryWindow;
+
+    use super::*;
+
+    fn batch(table: u32, rows: usize) -> PointBatch {
+        let mut batch = PointBatch::new(TableId(table), 1);
+        let series = batch.push_series(SeriesKey::new([Some("phone-1")]).as_bytes());
+        batch.row_series = vec![series; rows];
+        batch.times = (0..rows as i64).collect();
+        let values = Values::F64((0..rows).map(|i| i as f64).collect());
+        batch.columns = vec![FieldColumn { id: model::ColumnId(1), values, valid: None }];
+        batch
+    }
+
+    fn part(batches: Vec<PointBatch>) -> WritePart {
+        WritePart { origin: 7, sequence: 3, arrived: Timestamp(0), range_version: Epoch(1), retry_window: RetryWindow::Recent, batches }
+    }
+
+    #[test]
+    fn a_large_part_is_cut_into_pieces_that_fit_and_keep_every_row_in_order() {
+        let whole = part(vec![batch(1, 100_000), batch(2, 10), batch(3, 70_000)]);
+        let pieces = cut(whole.clone());
+        assert!(pieces.len() > 2);
+        let mut times: Vec<(TableId, i64)> = Vec::new();
+        for piece in &pieces {
+            assert!(bytes_of(piece) <= MAX_PART_BYTES);
+            times.extend(piece.batches.iter().flat_map(|b| b.times.iter().map(|&t| (b.table, t))));
+        }
+        let all: Vec<(TableId, i64)> = whole.batches.iter().flat_map(|b| b.times.iter().map(|&t| (b.table, t))).collect();
+        assert_eq!(times, all);
+    }
+
+    #[test]
+    fn a_retry_is_cut_alike_and_each_piece_has_its_own_origin() {
+        let pieces = cut(part(vec![batch(1, 200_000)]));
+        assert_eq!(pieces, cut(part(vec![batch(1, 200_000)])));
+        assert_eq!(pieces[0].origin, 7);
+        let mut origins: Vec<u128> = pieces.iter().map(|p| p.origin).collect();
+        origins.sort_unstable();
+        origins.dedup();
+        assert_eq!(origins.len(), pieces.len());
+    }
+
+    #[test]
+    fn pieces_that_were_not_stored_speak_for_the_whole() {
+        let stored = |rows| Outcome::Stored { rows };
+        let wrong = Outcome::WrongRange { current: Epoch(2) };
+        assert_eq!(join(stored(2), stored(3)), stored(5));
+        assert_eq!(join(stored(2), wrong.clone()), wrong);
+        assert_eq!(join(wrong.clone(), stored(1)), wrong);
+    }
+}

@@ -1,0 +1,323 @@
+//! What keeps a shard in shape off the acknowledgement path: seal, flush, let go of the log, compact.
+//!
+//! Each shard has two threads, one that flushes and one that compacts, so that a long compaction never holds up the
+//! flush that frees memory, and neither runs on the groups' runtime. Both only propose; every replica applies. A flush
+//! that finds no room is tried again with growing pauses. Damage stops this shard, and the others go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use model::{Catalog, ErrorKind, LogIndex, TableId};
+use storage::entry::{Entry, Outcome};
+use storage::manifest::ManifestEdit;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::metadata::Metadata;
+use crate::replica::Replica;
+use crate::{Error, Result};
+
+/// Points do not stay in memory alone for longer than this.
+const SEAL_AFTER: Duration = Duration::from_secs(600);
+/// A log of this many times a memtable's bytes is let go of even if its memtable is small (retries, retention entries).
+const SEAL_AT_LOGS: u64 = 4;
+/// How often a thread looks by itself.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// First and longest pause after a failure.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_LONGEST: Duration = Duration::from_secs(15);
+/// Requests that may wait for one thread.
+const MAX_ASKS: usize = 1_000;
+/// How long to wait for openraft to take note of a flush before the log is let go.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// See whether there is something to do.
+    Look,
+    /// Do it now for this table (or all), and tell.
+    Now(Option<TableId>, oneshot::Sender<Result<()>>),
+    /// End.
+    Stop,
+}
+
+/// A shard's two threads.
+#[derive(Clone, Debug)]
+pub(crate) struct Upkeep {
+    flush: Arc<Worker>,
+    compact: Arc<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    asks: Sender<Ask>,
+    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn start(name: String, run: impl FnOnce(Receiver<Ask>, Arc<AtomicBool>) + Send + 'static) -> Worker {
+        let (asks, receiver) = bounded(MAX_ASKS);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = stopping.clone();
+        let thread = std::thread::Builder::new().name(name).spawn(move || run(receiver, stop)).expect("a thread can be started");
+        Worker { asks, thread: parking_lot::Mutex::new(Some(thread)), stopping }
+    }
+
+    async fn now(&self, table: Option<TableId>) -> Result<()> {
+        let (done, told) = oneshot::channel();
+        match self.asks.try_send(Ask::Now(table, done)) {
+            Ok(()) => told.await.unwrap_or(Err(Error::ShuttingDown)),
+            Err(error) if error.is_full() => Err(Error::Busy { what: "the queue of flushes and compactions".to_owned(), limit: MAX_ASKS }),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        // A full queue wakes the thread as well.
+        let _ = self.asks.try_send(Ask::Stop);
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("an upkeep thread panicked");
+        }
+    }
+}
+
+impl Upkeep {
+    /// Starts the shard's threads.
+    pub(crate) fn start(replica: Arc<Replica>, metadata: Arc<Metadata>, runtime: Handle, flush_bytes: usize) -> Upkeep {
+        let shard = replica.shard();
+        let work = Work { replica, metadata, runtime, seal_log_bytes: SEAL_AT_LOGS * flush_bytes as u64 };
+        let compacting = work.clone();
+        let compact = Worker::start(format!("compact-{shard}"), move |asks, stopping| compacting.compact_until(&asks, &stopping));
+        let after_flush = compact.asks.clone();
+        let flush = Worker::start(format!("flush-{shard}"), move |asks, stopping| work.flush_until(&asks, &stopping, &after_flush));
+        Upkeep { flush: Arc::new(flush), compact: Arc::new(compact) }
+    }
+
+    /// Where the state machine tells that a memtable is full.
+    pub(crate) fn flush_asks(&self) -> Sender<Ask> {
+        self.flush.asks.clone()
+    }
+
+    /// Returns when what was applied before the call is in files.
+    pub(crate) async fn flush(&self, table: Option<TableId>) -> Result<()> {
+        self.flush.now(table).await
+    }
+
+    /// Returns when each row that was in files before the call stands once.
+    pub(crate) async fn compact(&self, table: Option<TableId>) -> Result<()> {
+        self.compact.now(table).await
+    }
+
+    /// Ends the threads after what they are doing; blocks.
+    pub(crate) fn stop(&self) {
+        self.flush.stop();
+        self.compact.stop();
+    }
+}
+
+#[derive(Clone)]
+struct Work {
+    replica: Arc<Replica>,
+    metadata: Arc<Metadata>,
+    runtime: Handle,
+    seal_log_bytes: u64,
+}
+
+type Done = oneshot::Sender<Result<()>>;
+
+impl Work {
+    fn flush_until(&self, asks: &Receiver<Ask>, stopping: &AtomicBool, after_flush: &Sender<Ask>) {
+        let mut unflushed_since: Option<Instant> = None;
+        let mut retry = None;
+        if let Err(error) = self.drop_unknown_tables() {
+            tracing::warn!(group = self.replica.name(), %error, "could not drop the rows of forgotten tables; tried again at the next start");
+        }
+        while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY)) {
+            let store = self.replica.store();
+            if !store.has_unflushed(None) {
+                unflushed_since = None;
+            }
+            let since = *unflushed_since.get_or_insert_with(Instant::now);
+            let seal = now.iter().any(|(table, _)| store.has_unflushed(*table))
+                || store.wants_seal()
+                || (store.has_unflushed(None) && since.elapsed() >= SEAL_AFTER)
+                || self.replica.log().bytes() >= self.seal_log_bytes;
+            let done = self.flush(seal);
+            retry = match &done {
+                Ok(flushed) => {
+                    if *flushed {
+                        unflushed_since = None;
+                        let _ = after_flush.try_send(Ask::Look);
+                    }
+                    None
+                }
+                Err(error) => Some(self.failed("flush", error, retry)),
+            };
+            tell(now, done.map(|_| ()), &self.replica);
+        }
+    }
+
+    /// Seals if asked to, then turns all sealed memtables into files. Whether there was any.
+    fn flush(&self, seal: bool) -> Result<bool> {
+        self.replica.refuse_if_stopped()?;
+        if seal {
+            self.propose(Entry::Seal)?;
+        }
+        let mut flushed = false;
+        loop {
+            let started = Instant::now();
+            let edit = self.replica.store().flush(&self.catalog());
+            self.replica.room().note_flush(!matches!(&edit, Err(storage::Error::DiskFull { .. })));
+            let Some(edit) = edit? else { break };
+            if self.propose_edit(edit)? == Outcome::Ignored {
+                tracing::warn!(group = self.replica.name(), "a flush came too late: its memtable is in files already");
+                break;
+            }
+            self.replica.metrics().flush_seconds.observe(started.elapsed().as_secs_f64());
+            flushed = true;
+        }
+        if flushed {
+            self.let_go_of_log()?;
+        }
+        Ok(flushed)
+    }
+
+    /// Lets openraft take note of the flushed index, then let go of the log before it.
+    fn let_go_of_log(&self) -> Result<()> {
+        let (Some((_, flushed)), _) = self.replica.store().flushed() else { return Ok(()) };
+        let Some(LogIndex(keep)) = self.replica.store().purgeable() else { return Ok(()) };
+        let Some(upto) = keep.checked_sub(1).map(|upto| upto.min(flushed.0)) else { return Ok(()) };
+        let raft = self.replica.raft();
+        let noted = self.runtime.block_on(async {
+            raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+            let covers = |m: &openraft::RaftMetrics<crate::group::Types>| m.snapshot.as_ref().is_some_and(|s| s.index >= upto);
+            raft.wait(Some(NOTE_TIMEOUT)).metrics(covers, "the flushed index is noted").await.map_err(|e| e.to_string())?;
+            raft.trigger().purge_log(upto).await.map_err(|e| e.to_string())
+        });
+        if let Err(why) = noted {
+            // Not an error of the flush: the log only stays longer.
+            tracing::warn!(group = self.replica.name(), why, "the log was not let go of");
+        }
+        Ok(())
+    }
+
+    fn compact_until(&self, asks: &Receiver<Ask>, stopping: &AtomicBool) {
+        let mut retry = None;
+        while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY * 12)) {
+            let mut failed = None;
+            for (table, done) in now {
+                let result = self.compact(table, true, stopping);
+                failed = failed.or(result.as_ref().err().map(|error| self.failed("compaction", error, retry)));
+                let _ = done.send(result);
+            }
+            if let Err(error) = self.compact(None, false, stopping) {
+                failed = Some(self.failed("compaction", &error, retry));
+            }
+            retry = failed;
+        }
+    }
+
+    fn compact(&self, table: Option<TableId>, full: bool, stopping: &AtomicBool) -> Result<()> {
+        loop {
+            self.replica.refuse_if_stopped()?;
+            if stopping.load(Ordering::Acquire) {
+                return Err(Error::ShuttingDown);
+            }
+            let started = Instant::now();
+            let Some(edit) = self.replica.store().compact(&self.catalog(), table, full)? else { return Ok(()) };
+            if self.propose_edit(edit)? == Outcome::Ignored {
+                tracing::debug!(group = self.replica.name(), "a compaction came too late: an input is gone");
+            }
+            self.replica.metrics().compaction_seconds.observe(started.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Rows of tables that the catalog has forgotten: the node stopped between the two halves of a drop.
+    fn drop_unknown_tables(&self) -> Result<()> {
+        let catalog = self.catalog();
+        let mut unknown: Vec<TableId> = self.replica.store().files().iter().map(|f| f.table).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown.retain(|&table| catalog.table(table).is_none());
+        for table in unknown {
+            self.propose(Entry::DropTable { table })?;
+        }
+        Ok(())
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.metadata.state().catalog.clone()
+    }
+
+    fn propose_edit(&self, edit: ManifestEdit) -> Result<Outcome> {
+        self.propose(Entry::Manifest(edit))
+    }
+
+    fn propose(&self, entry: Entry) -> Result<Outcome> {
+        self.runtime.block_on(self.replica.propose(entry))
+    }
+
+    /// Takes note of a failure; how long to wait before it is tried again.
+    fn failed(&self, what: &'static str, error: &Error, before: Option<Duration>) -> Duration {
+        if matches!(error, Error::ShuttingDown) {
+            return RETRY_FIRST;
+        }
+        match what {
+            "flush" => self.replica.metrics().flush_failures.inc(),
+            _ => self.replica.metrics().compaction_failures.inc(),
+        };
+        if error.kind() == ErrorKind::Broken {
+            self.replica.health().stop(self.replica.name(), error.to_string());
+            return RETRY_LONGEST;
+        }
+        let pause = before.map_or(RETRY_FIRST, |b| (b * 2).min(RETRY_LONGEST));
+        tracing::warn!(group = self.replica.name(), %error, ?pause, "{what} failed and is tried again");
+        pause
+    }
+}
+
+/// Waits for something to do; who asked to be told. `None`: end.
+fn wait(asks: &Receiver<Ask>, stopping: &AtomicBool, pause: Duration) -> Option<Vec<(Option<TableId>, Done)>> {
+    let first = match asks.recv_timeout(pause) {
+        Ok(ask) => Some(ask),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => return None,
+    };
+    let mut told = Vec::new();
+    for ask in first.into_iter().chain(asks.try_iter()) {
+        match ask {
+            Ask::Look => {}
+            Ask::Now(table, done) => told.push((table, done)),
+            Ask::Stop => return None,
+        }
+    }
+    (!stopping.load(Ordering::Acquire)).then_some(told)
+}
+
+/// Tells all who asked; an error is told once as it is and to the others in words.
+fn tell(asked: Vec<(Option<TableId>, Done)>, result: Result<()>, replica: &Replica) {
+    match result {
+        Ok(()) => asked.into_iter().for_each(|(_, done)| {
+            let _ = done.send(Ok(()));
+        }),
+        Err(error) => {
+            let (kind, text) = (error.kind(), error.to_string());
+            let mut first = Some(error);
+            for (_, done) in asked {
+                let error = first.take().unwrap_or_else(|| match kind {
+                    ErrorKind::TryAgain => Error::DiskFull(text.clone()),
+                    _ => Error::Stopped { what: replica.name().to_owned(), why: text.clone() },
+                });
+                let _ = done.send(Err(error));
+            }
+        }
+    }
+}
