@@ -22,6 +22,13 @@ pub(super) enum Cell<'a> {
     Str(&'a str),
 }
 
+/// A value as bits and the column it is for; a string is its place in the body and its length, 32 bits each.
+#[derive(Clone, Copy)]
+pub(super) struct PlainCell {
+    pub(super) column: u32,
+    pub(super) bits: u64,
+}
+
 impl Builder {
     pub(super) fn new() -> Builder {
         Builder { batch: PointBatch::new(TableId(0), 0), hashes: Vec::new(), expected_rows: 0 }
@@ -86,6 +93,31 @@ impl Builder {
         }
     }
 
+    /// [`put`](Builder::put) for a value that is known to be of the column's type.
+    #[inline]
+    pub(super) fn put_plain(&mut self, place: usize, bits: u64, body: &str) {
+        let row = self.batch.times.len();
+        let column = &mut self.batch.columns[place];
+        if column.valid.is_none() && column.values.len() == row {
+            match &mut column.values {
+                Values::F64(v) => v.push(f64::from_bits(bits)),
+                Values::I64(v) => v.push(bits as i64),
+                Values::U64(v) => v.push(bits),
+                Values::Bool(v) => v.push(bits == 1),
+                Values::Str(v) => v.push(plain_text(bits, body)),
+            }
+            return;
+        }
+        let cell = match column.values {
+            Values::F64(_) => Cell::F64(f64::from_bits(bits)),
+            Values::I64(_) => Cell::I64(bits as i64),
+            Values::U64(_) => Cell::U64(bits),
+            Values::Bool(_) => Cell::Bool(bits == 1),
+            Values::Str(_) => Cell::Str(plain_text(bits, body)),
+        };
+        self.put(place, cell);
+    }
+
     /// Ends the row at hand.
     #[inline]
     pub(super) fn end_row(&mut self, series: u32, time: i64) {
@@ -113,12 +145,17 @@ impl Builder {
         Some(ParsedBatch { batch, hashes })
     }
 
-    /// Makes room for about as many rows as the last batch had.
-    pub(super) fn expect_rows(&mut self) {
-        let rows = self.expected_rows;
-        self.batch.times.reserve(rows);
-        self.batch.row_series.reserve(rows);
+    /// Makes room for as many rows as the last batch had, but for no more than `most`.
+    pub(super) fn expect_rows(&mut self, most: usize) {
+        self.expected_rows = self.expected_rows.min(most);
+        self.batch.times.reserve(self.expected_rows);
+        self.batch.row_series.reserve(self.expected_rows);
     }
+}
+
+fn plain_text(bits: u64, body: &str) -> &str {
+    let start = (bits >> 32) as usize;
+    &body[start..start + bits as u32 as usize]
 }
 
 fn replace(values: &mut Values, row: usize, cell: Cell<'_>) {

@@ -9,12 +9,17 @@
 //!
 //! It has no clock, does no IO, and agrees on nothing: that is its caller's business.
 
+#[cfg(test)]
+mod agreement;
 mod columns;
 mod general;
 mod numbers;
+#[cfg(test)]
+mod oracle;
 mod precision;
 mod series;
 mod tables;
+mod template;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -28,10 +33,10 @@ use model::{ColumnKind, ColumnType, DatabaseSchema, PointBatch, Timestamp, routi
 
 pub use self::precision::Precision;
 
-use self::columns::Cell;
+use self::columns::{Cell, PlainCell};
 use self::general::{Line, Value, is_blank, line_end};
 use self::series::Series;
-use self::tables::Tables;
+use self::tables::{Key, Tables};
 use self::wanted::Wanted;
 
 /// Refused lines that are told one by one; of the others only the count is kept.
@@ -40,6 +45,14 @@ pub const MAX_REFUSED_TOLD: usize = 1_000;
 pub const MAX_ORIGINAL_LINE_BYTES: usize = 1_024;
 /// Bytes of one body: offsets into it are 32 bits wide. The door refuses long before.
 pub const MAX_BODY_BYTES: usize = 1 << 30;
+
+/// Values, absent ones too, that the batches of one body may hold (1 GiB), and their share by the body's size: a dense
+/// body has one for every four bytes or more, a sparse one of this share still fits in a small multiple of its text.
+const MAX_CELLS: usize = 1 << 27;
+const FREE_CELLS: usize = 1 << 20;
+const CELLS_PER_BYTE: usize = 16;
+/// A line shorter than this is rare enough that its row may cost an allocation.
+const SHORT_LINE_BYTES: usize = 16;
 
 /// What a body may not exceed; each with the setting that its error names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +188,15 @@ pub struct Parser {
     /// The tags of the line at hand: position in the key, place in the line.
     tags: Vec<(u16, u32)>,
     key: Vec<u8>,
+    /// How many more values, absent ones too, the batches of this body may hold.
+    cells: usize,
+    /// Rows that this body can have at most, roughly.
+    most_rows: usize,
+    /// The values of the line at hand on the fast path.
+    plain: Vec<PlainCell>,
     parsed: Parsed,
+    /// Whether every line goes the general way.
+    general_only: bool,
 }
 
 /// What became of a line whose columns were looked up.
@@ -192,6 +213,11 @@ impl Parser {
         Parser::default()
     }
 
+    /// A parser that reads every line the general way: slow, and the measure of the other.
+    pub fn without_fast_path() -> Parser {
+        Parser { general_only: true, ..Parser::default() }
+    }
+
     /// Reads a body.
     ///
     /// # Panics
@@ -199,11 +225,19 @@ impl Parser {
     /// If the body is larger than [`MAX_BODY_BYTES`].
     pub fn parse(&mut self, body: &[u8], options: &ParseOptions<'_>) -> Parsed {
         assert!(body.len() <= MAX_BODY_BYTES, "a body of {} bytes should have been refused at the door", body.len());
-        self.begin(options);
+        self.begin(body.len(), options);
         let text = std::str::from_utf8(body).ok();
+        let known = text.filter(|_| !self.general_only);
         let mut at = 0;
         let mut line_number = 1;
         while at < body.len() {
+            if let Some(text) = known
+                && let Some(end) = self.take_known(text, at, line_number, options)
+            {
+                line_number += 1;
+                at = end + 1;
+                continue;
+            }
             let end = line_end(body, at);
             self.line(body, text, at, end, line_number, options);
             line_number += 1 + memchr::memchr_iter(b'\n', &body[at..end]).count();
@@ -212,11 +246,13 @@ impl Parser {
         self.finish()
     }
 
-    fn begin(&mut self, options: &ParseOptions<'_>) {
+    fn begin(&mut self, body_bytes: usize, options: &ParseOptions<'_>) {
         if !self.tables.turn_to(options.schema) {
             self.series.clear();
         }
         self.body += 1;
+        self.cells = MAX_CELLS.min(FREE_CELLS + CELLS_PER_BYTE * body_bytes);
+        self.most_rows = body_bytes / SHORT_LINE_BYTES + 1;
     }
 
     fn finish(&mut self) -> Parsed {
@@ -235,9 +271,7 @@ impl Parser {
 
     /// Moves a table's rows out.
     fn end_batch(&mut self, table: usize) {
-        let table = self.tables.get(table);
-        table.columns.iter_mut().for_each(|c| c.place = tables::Column::NOWHERE);
-        if let Some(batch) = table.builder.take(table.schema.id, table.schema.version) {
+        if let Some(batch) = self.tables.get(table).take() {
             self.parsed.rows += batch.batch.rows();
             self.parsed.batches.push(batch);
         }
@@ -297,6 +331,7 @@ impl Parser {
         match self.bind(line, options)? {
             Bound::Waiting => Ok(()),
             Bound::Ready(table) => {
+                self.take_cells(table)?;
                 self.append(line, table, time);
                 Ok(())
             }
@@ -400,6 +435,21 @@ impl Parser {
         Ok(waiting)
     }
 
+    /// Takes the row's share of what the body's batches may hold: a column stands in every row of its batch, so few bytes
+    /// of text with many different fields could otherwise fill any memory.
+    fn take_cells(&mut self, table: usize) -> Result<(), Refusal> {
+        let table = self.tables.get(table);
+        let fresh = self.bound.iter().filter(|(column, _)| table.keys[*column as usize].place == Key::NOWHERE).count();
+        match self.cells.checked_sub(table.cells_of_row(fresh)) {
+            Some(left) => self.cells = left,
+            None => {
+                let reason = "the body spreads few values over too many rows and columns: send fewer lines at a time";
+                return Err(Refusal::limit(reason.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
     /// Appends the line just bound to its table's rows.
     fn append(&mut self, line: &str, table: usize, time: Timestamp) {
         let series_text = &line.as_bytes()[..self.line.series_len];
@@ -447,7 +497,7 @@ impl Parser {
         }
         let builder = &mut self.tables.get(table).builder;
         if builder.rows() == 0 {
-            builder.expect_rows();
+            builder.expect_rows(self.most_rows);
             self.touched.push(table as u32);
         }
         let (key, hash) = self.series.key_and_hash(series);

@@ -76,6 +76,77 @@ pub(super) fn unsigned(digits: &[u8]) -> Result<u64, NumberError> {
     digits.iter().try_fold(0u64, |n, b| n.checked_mul(10)?.checked_add(u64::from(b - b'0'))).ok_or(OutOfRange)
 }
 
+/// Eight bytes from `at`, the first lowest; zeros behind the end.
+#[inline]
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
+    match bytes.get(at..at + 8) {
+        Some(eight) => u64::from_le_bytes(eight.try_into().expect("eight bytes")),
+        None => last_word(bytes, at),
+    }
+}
+
+#[cold]
+fn last_word(bytes: &[u8], at: usize) -> u64 {
+    bytes.iter().skip(at).take(8).rev().fold(0, |word, &b| word << 8 | u64::from(b))
+}
+
+/// Reads digits from `at`: how many there are, and `value` followed by them. The value is right up to 19 digits.
+#[inline]
+pub(super) fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (usize, u64) {
+    const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+    let start = at;
+    loop {
+        // A digit becomes 0..=9, everything else at least 10; adding 0x76 carries that into the highest bit.
+        let x = word(bytes, at) ^ 0x3030_3030_3030_3030;
+        let others = (x.wrapping_add(0x7676_7676_7676_7676) | x) & 0x8080_8080_8080_8080;
+        let n = others.trailing_zeros() as usize / 8;
+        if n == 0 {
+            return (at - start, value);
+        }
+        value = value.wrapping_mul(POWERS[n]).wrapping_add(eight_digits(x << (64 - 8 * n)));
+        at += n;
+        if n < 8 {
+            return (at - start, value);
+        }
+    }
+}
+
+/// The number that eight digits make, the first in the lowest byte.
+#[inline]
+fn eight_digits(x: u64) -> u64 {
+    let pairs = x.wrapping_mul(10).wrapping_add(x >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff
+}
+
+/// The float that starts at `at` and where it ends, if it is finite and spelled right.
+#[inline]
+pub(super) fn plain_float(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
+    let negative = bytes.get(at) == Some(&b'-');
+    let from = at + usize::from(negative);
+    let (whole, mut mantissa) = digits(bytes, from, 0);
+    let mut end = from + whole;
+    let mut fraction = 0;
+    if bytes.get(end) == Some(&b'.') {
+        (fraction, mantissa) = digits(bytes, end + 1, mantissa);
+        if fraction == 0 {
+            return None;
+        }
+        end += 1 + fraction;
+    }
+    if whole == 0 || whole + fraction > 15 || matches!(bytes.get(end), Some(b'e' | b'E')) {
+        return long_float(bytes, at);
+    }
+    let value = mantissa as f64 / POWERS[fraction];
+    Some((if negative { -value } else { value }, end))
+}
+
+#[cold]
+fn long_float(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
+    let len = bytes[at..].iter().position(|b| matches!(b, b',' | b' ' | b'\r' | b'\n')).unwrap_or(bytes.len() - at);
+    float(&bytes[at..at + len]).ok().map(|value| (value, at + len))
+}
+
 fn sign(token: &[u8]) -> (bool, &[u8]) {
     match token {
         [b'-', digits @ ..] => (true, digits),
@@ -146,6 +217,25 @@ mod tests {
                 Ok(value) => prop_assert_eq!(value.to_bits(), expected.to_bits()),
                 Err(error) => prop_assert!(error == OutOfRange && expected.is_infinite()),
             }
+        }
+
+        #[test]
+        fn a_float_in_place_is_the_same_float(text in "-?[0-9]{0,18}(\\.[0-9]{0,18})?([eE][+-]?[0-9]{0,3})?", tail in "[, \r\n]?.{0,9}") {
+            let body = format!("{text}{tail}");
+            match plain_float(body.as_bytes(), 0) {
+                Some((value, end)) => prop_assert_eq!(float(&body.as_bytes()[..end]).map(f64::to_bits), Ok(value.to_bits())),
+                None => {
+                    let end = body.find([',', ' ', '\r', '\n']).unwrap_or(body.len());
+                    prop_assert!(float(&body.as_bytes()[..end]).is_err());
+                }
+            }
+        }
+
+        #[test]
+        fn digits_are_read_in_place(before in "[a-z]{0,3}", text in "[0-9]{0,19}", tail in "([^0-9].{0,9})?") {
+            let body = format!("{before}{text}{tail}");
+            let expected = (text.len(), text.parse().unwrap_or(0));
+            prop_assert_eq!(digits(body.as_bytes(), before.len(), 0), expected);
         }
 
         #[test]

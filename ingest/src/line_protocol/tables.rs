@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use model::{ColumnId, ColumnKind, DatabaseSchema, TableSchema};
+use model::{ColumnId, ColumnKind, ColumnType, DatabaseSchema, TableSchema};
 
+use super::ParsedBatch;
 use super::columns::Builder;
+use super::numbers::word;
+use super::template::low_bytes;
 
 /// Tables that a parser keeps between bodies; beyond, it forgets them all.
 const MAX_TABLES_KEPT: usize = 16_384;
@@ -14,39 +17,81 @@ const MAX_TABLES_KEPT: usize = 16_384;
 pub(super) struct Column {
     pub(super) id: ColumnId,
     pub(super) kind: ColumnKind,
-    pub(super) name: Arc<str>,
-    /// Where it stands in the builder, or [`Column::NOWHERE`].
-    pub(super) place: u32,
     /// The last line that named it: tells a tag that stands twice.
     pub(super) named_by: u64,
 }
 
-impl Column {
+/// How the fast path knows a field: the bytes `name=`, and which field followed last time.
+pub(super) struct Key {
+    words: [u64; 3],
+    /// Bytes of `name=`; 0 where the fast path cannot know it: a tag, a name with escapes or a very long one.
+    pub(super) len: u8,
+    /// Its type.
+    pub(super) kind: ColumnType,
+    /// The column of the field that followed it last time.
+    pub(super) next: u32,
+    /// Where its column stands in the builder, or [`Key::NOWHERE`].
+    pub(super) place: u32,
+}
+
+impl Key {
+    /// No column.
+    pub(super) const NONE: u32 = u32::MAX;
+    /// Not in the builder.
     pub(super) const NOWHERE: u32 = u32::MAX;
+
+    fn new(column: &model::Column, next: u32) -> Key {
+        let mut words = [0; 3];
+        let (mut len, mut kind) = (0, ColumnType::F64);
+        let name = column.name.as_bytes();
+        if let ColumnKind::Field(field) = column.kind
+            && name.len() < 24
+            && !name.iter().any(|b| matches!(b, b',' | b'=' | b' ' | b'\\' | b'\n'))
+        {
+            let text = [name, b"="].concat();
+            words = [word(&text, 0), word(&text, 8), word(&text, 16)];
+            (len, kind) = (text.len() as u8, field);
+        }
+        Key { words, len, kind, next, place: Key::NOWHERE }
+    }
+
+    /// Whether `name=` stands at `at`.
+    #[inline]
+    pub(super) fn matches(&self, bytes: &[u8], at: usize) -> bool {
+        let len = self.len as usize;
+        let same = |i: usize| (word(bytes, at + 8 * i) ^ self.words[i]) & low_bytes(len - 8 * i) == 0;
+        len > 0 && same(0) && (len <= 8 || (same(1) && (len <= 16 || same(2))))
+    }
 }
 
 /// One table.
 pub(super) struct Table {
     pub(super) schema: Arc<TableSchema>,
     pub(super) columns: Vec<Column>,
+    /// What the fast path compares; one for each of `columns`.
+    pub(super) keys: Vec<Key>,
+    /// The first field of the last line.
+    pub(super) first: u32,
     by_name: HashMap<Arc<str>, u32>,
     pub(super) builder: Builder,
 }
 
 impl Table {
     fn new(schema: Arc<TableSchema>) -> Table {
-        let mut table = Table { schema, columns: Vec::new(), by_name: HashMap::new(), builder: Builder::new() };
+        let mut table = Table { schema, columns: Vec::new(), keys: Vec::new(), first: 0, by_name: HashMap::new(), builder: Builder::new() };
         table.bind();
         table
     }
 
     fn bind(&mut self) {
         self.columns.clear();
+        self.keys.clear();
         self.by_name.clear();
         for (i, column) in self.schema.columns().iter().enumerate() {
-            let (id, kind, name) = (column.id, column.kind, column.name.clone());
-            self.by_name.insert(name.clone(), i as u32);
-            self.columns.push(Column { id, kind, name, place: Column::NOWHERE, named_by: 0 });
+            let (id, kind) = (column.id, column.kind);
+            self.by_name.insert(column.name.clone(), i as u32);
+            self.keys.push(Key::new(column, i as u32 + 1));
+            self.columns.push(Column { id, kind, named_by: 0 });
         }
     }
 
@@ -58,12 +103,23 @@ impl Table {
     /// Where column `i`, a field, stands in the builder.
     #[inline]
     pub(super) fn place(&mut self, i: usize) -> usize {
-        let column = &mut self.columns[i];
-        if column.place == Column::NOWHERE {
-            let ColumnKind::Field(kind) = column.kind else { unreachable!("only fields have values") };
-            column.place = self.builder.add_column(column.id, kind) as u32;
+        if self.keys[i].place == Key::NOWHERE {
+            let Column { id, kind: ColumnKind::Field(kind), .. } = self.columns[i] else { unreachable!("only fields have values") };
+            self.keys[i].place = self.builder.add_column(id, kind) as u32;
         }
-        column.place as usize
+        self.keys[i].place as usize
+    }
+
+    /// How many values, absent ones too, one more row will add if `fresh` of its columns are not in the builder yet.
+    #[inline]
+    pub(super) fn cells_of_row(&self, fresh: usize) -> usize {
+        self.builder.columns() + fresh * (self.builder.rows() + 1)
+    }
+
+    /// Moves the rows out.
+    pub(super) fn take(&mut self) -> Option<ParsedBatch> {
+        self.keys.iter_mut().for_each(|k| k.place = Key::NOWHERE);
+        self.builder.take(self.schema.id, self.schema.version)
     }
 }
 

@@ -54,11 +54,6 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether nothing is wanted.
-    pub(super) fn is_empty(&self) -> bool {
-        self.tables.is_empty()
-    }
-
     /// How many tables are wanted that the schema lacks.
     pub(super) fn new_tables(&self) -> usize {
         self.new_tables

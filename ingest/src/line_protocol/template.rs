@@ -1,0 +1,160 @@
+//! The fast path: lines that look like lines before them.
+//!
+//! A line is taken here if its series text is known byte for byte, its fields are known columns spelled without escapes,
+//! each value is plainly of its column's type, and nothing else is unusual. Then its tags are not looked at, each field's
+//! name is compared with the one that followed last time, and numbers are read eight bytes at a time. Anything else,
+//! good or bad, is left untouched for the general parser: nothing is stored before the whole line has been read.
+
+use model::schema::ColumnType;
+
+use super::columns::PlainCell;
+use super::numbers::{self, word};
+use super::tables::{Key, Table};
+use super::{ParseOptions, Parser, Timestamp};
+
+impl Parser {
+    /// Takes the line that starts at `start` and gives where it ends (its newline or the end of the text), or leaves it.
+    #[inline]
+    pub(super) fn take_known(&mut self, text: &str, start: usize, line_number: usize, options: &ParseOptions<'_>) -> Option<usize> {
+        let bytes = text.as_bytes();
+        let series_end = start + memchr::memchr(b' ', &bytes[start..])?;
+        // Behind a backslash the space is a letter; an empty series text is a blank.
+        if series_end == start || bytes[series_end - 1] == b'\\' {
+            return None;
+        }
+        let series = self.series.find(&bytes[start..series_end])?;
+        let table_number = self.series.table(series);
+        let table = self.tables.get(table_number);
+
+        self.plain.clear();
+        let mut at = series_end + 1;
+        let mut before = Key::NONE;
+        let mut fresh = 0;
+        loop {
+            let (column, value_at) = known_field(table, text, at, before)?;
+            before = column;
+            let key = &table.keys[column as usize];
+            fresh += usize::from(key.place == Key::NOWHERE);
+            let (bits, end) = plain_value(bytes, value_at, key.kind)?;
+            self.plain.push(PlainCell { column, bits });
+            at = end;
+            match bytes.get(at) {
+                Some(b',') => at += 1,
+                _ => break,
+            }
+        }
+
+        let mut time = Timestamp(options.arrival.0.saturating_add(line_number as i64));
+        if bytes.get(at) == Some(&b' ') {
+            let (digits, written) = numbers::digits(bytes, at + 1, 0);
+            if digits == 0 || digits > 19 {
+                return None;
+            }
+            at += 1 + digits;
+            time = options.precision.instant(i64::try_from(written).ok()?)?;
+        }
+        let end = match bytes.get(at) {
+            None | Some(b'\n') => at,
+            Some(b'\r') if matches!(bytes.get(at + 1), None | Some(b'\n')) => at + 1,
+            _ => return None,
+        };
+        if end - start > options.limits.line_bytes || options.cutoff.is_some_and(|cutoff| time < cutoff) {
+            return None;
+        }
+        self.cells = self.cells.checked_sub(table.cells_of_row(fresh))?;
+        self.append_known(text, series, table_number, time);
+        Some(end)
+    }
+
+    /// Appends the cells just read as a row.
+    #[inline]
+    fn append_known(&mut self, text: &str, series: usize, table: usize, time: Timestamp) {
+        let number = self.series_number(series, table);
+        let table = self.tables.get(table);
+        for i in 0..self.plain.len() {
+            let PlainCell { column, bits } = self.plain[i];
+            let place = table.place(column as usize);
+            table.builder.put_plain(place, bits, text);
+        }
+        table.builder.end_row(number, time.0);
+    }
+}
+
+/// The column of the field whose name starts at `at`, and where its value starts.
+#[inline]
+fn known_field(table: &mut Table, text: &str, at: usize, before: u32) -> Option<(u32, usize)> {
+    let bytes = text.as_bytes();
+    let expected = if before == Key::NONE { table.first } else { table.keys[before as usize].next };
+    if let Some(key) = table.keys.get(expected as usize)
+        && key.matches(bytes, at)
+    {
+        return Some((expected, at + key.len as usize));
+    }
+    let (found, value_at) = look_up(table, text, at)?;
+    match before {
+        Key::NONE => table.first = found,
+        before => table.keys[before as usize].next = found,
+    }
+    Some((found, value_at))
+}
+
+/// A field that did not follow last time, found by its name.
+#[cold]
+fn look_up(table: &Table, text: &str, at: usize) -> Option<(u32, usize)> {
+    let end = at + text.as_bytes()[at..].iter().position(|b| matches!(b, b'=' | b',' | b' ' | b'\\' | b'\n'))?;
+    let column = table.column(&text[at..end])?;
+    let key = &table.keys[column];
+    (key.len as usize == end - at + 1 && text.as_bytes()[end] == b'=').then_some((column as u32, end + 1))
+}
+
+/// The value at `at` as bits, and where it ends; only where it is spelled as a value of this type.
+#[inline]
+fn plain_value(bytes: &[u8], at: usize, kind: ColumnType) -> Option<(u64, usize)> {
+    match kind {
+        ColumnType::F64 => {
+            let (value, end) = numbers::plain_float(bytes, at)?;
+            Some((value.to_bits(), end))
+        }
+        ColumnType::I64 => {
+            let negative = bytes.get(at) == Some(&b'-');
+            let from = at + usize::from(negative);
+            let (count, value) = numbers::digits(bytes, from, 0);
+            // Eighteen digits fit; whether more do is for the general parser.
+            let plain = (1..=18).contains(&count) && bytes.get(from + count) == Some(&b'i');
+            let value = if negative { -(value as i64) } else { value as i64 };
+            plain.then_some((value as u64, from + count + 1))
+        }
+        ColumnType::U64 => {
+            let (count, value) = numbers::digits(bytes, at, 0);
+            ((1..=19).contains(&count) && bytes.get(at + count) == Some(&b'u')).then_some((value, at + count + 1))
+        }
+        ColumnType::Bool => {
+            let token = word(bytes, at);
+            let is = |name: &[u8]| token & low_bytes(name.len()) == word(name, 0);
+            let (value, len) = match token as u8 {
+                b't' if is(b"true") => (1, 4),
+                b'f' if is(b"false") => (0, 5),
+                b'T' if is(b"TRUE") || is(b"True") => (1, 4),
+                b'F' if is(b"FALSE") || is(b"False") => (0, 5),
+                b't' | b'T' => (1, 1),
+                b'f' | b'F' => (0, 1),
+                _ => return None,
+            };
+            Some((value, at + len))
+        }
+        ColumnType::Str => {
+            if bytes.get(at) != Some(&b'"') {
+                return None;
+            }
+            let len = bytes[at + 1..].iter().position(|b| matches!(b, b'"' | b'\\' | b'\n'))?;
+            let start = at + 1;
+            (bytes[start + len] == b'"').then_some(((start as u64) << 32 | len as u64, start + len + 1))
+        }
+    }
+}
+
+/// A mask of the first `n` bytes of a word, at most eight.
+#[inline]
+pub(super) fn low_bytes(n: usize) -> u64 {
+    if n >= 8 { u64::MAX } else { (1 << (8 * n)) - 1 }
+}
