@@ -1,12 +1,19 @@
-//! The one seam to the file system: real here, faulty in tests.
+//! The one seam to the file system: [`RealDisk`] here, [`FaultyDisk`] in tests.
 //!
 //! Nothing else in this crate opens, writes, syncs, renames or removes a file. The mapped segment of the log lives in
 //! `mapped.rs`, the only file with `unsafe`.
+
+mod faulty;
+mod mapped;
+mod real;
 
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use faulty::FaultyDisk;
+pub use real::{DirLock, RealDisk};
 
 /// A file system, or something that behaves like one on a bad day.
 pub trait Disk: Debug + Send + Sync {
@@ -28,8 +35,11 @@ pub trait Disk: Debug + Send + Sync {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
-    /// Creates a log segment of `len` bytes, written with zeros and synced, or opens one that exists.
+    /// Creates a log segment of `len` bytes, written with zeros and synced (itself and its name), or opens one that
+    /// exists and has that length. What is then read from it is what the device holds, not what the page cache hoped.
     fn segment(&self, path: &Path, len: u64) -> io::Result<Arc<dyn Segment>>;
+    /// A number that was never given before: from the system's randomness, or from a test's seed.
+    fn nonce(&self) -> io::Result<u64>;
 }
 
 /// A file that is read at offsets.

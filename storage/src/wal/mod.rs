@@ -1,13 +1,59 @@
 //! The write-ahead log of one shard (or of the metadata group): raft's log on mapped segments.
+//!
+//! A record is safe on this disk once a sync of it returned; when a caller may be told so is cluster's business. Records
+//! are numbered without gaps. The log may lose its unsynced tail in a crash (cut on open), its tail to a newer leader
+//! ([`truncate`](Wal::truncate)) and its head after a flush ([`purge`](Wal::purge)), but never its middle: damage is an
+//! error that names the place and changes nothing. Payloads are plain bytes.
+//!
+//! ```text
+//! DIR/00000000000000000007.wal   full segment     header | record | record | ...
+//! DIR/00000000000000000008.wal   newest segment   header | record | mark | record | zeros
+//! DIR/spare-3                    a segment to be: zeros, or purged records
+//! DIR/hard_state                 raft's vote, and what recovery must know first
+//! ```
+//!
+//! | file | answers |
+//! |---|---|
+//! | [`record`] | one record's bytes |
+//! | `segment` | one file's header, name and durable end |
+//! | `log` | append, sync, mark, truncate, purge |
+//! | `recovery` | open: torn tail or damage? |
+//! | `index`, `reader` | where each record lies; reading beside the owner |
+//! | `spares` | segments made ahead and recycled |
+//! | `hard_state` | two slots that are never both bad |
+//! | `syncer` | one syncing thread per disk |
+
+mod hard_state;
+mod index;
+mod log;
+mod metrics;
+mod reader;
+pub mod record;
+mod recovery;
+mod segment;
+mod spares;
+mod syncer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use model::{LogIndex, Term};
 
+use crate::Result;
 use crate::disk::Disk;
-use crate::{Error, Result};
+
+use hard_state::HardState;
+use log::Log;
+use recovery::Recovered;
+use syncer::Request;
+
+pub use hard_state::MAX_HARD_STATE_BYTES;
+pub use metrics::Metrics;
+pub use reader::WalReader;
+pub use segment::FORMAT;
+pub use syncer::{Done, Syncer};
 
 /// A record to append.
 #[derive(Clone, Copy, Debug)]
@@ -62,20 +108,12 @@ pub struct WalOptions {
     pub max_segment_bytes: u64,
 }
 
-/// One thread per disk that syncs for all logs on it. Clones share the thread.
-#[derive(Clone, Debug)]
-pub struct Syncer {}
-
-impl Syncer {
-    /// Starts the thread.
-    pub fn start() -> Syncer {
-        unimplemented!("wal owner")
-    }
-}
-
 /// One log. One owner appends, truncates and purges; [`reader`](Wal::reader)s read beside it.
 #[derive(Debug)]
-pub struct Wal {}
+pub struct Wal {
+    log: Arc<Log>,
+    hard: HardState,
+}
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug, Default)]
@@ -91,59 +129,92 @@ pub struct Opened {
 }
 
 impl Wal {
-    /// Opens the log in its folder, or founds it: cuts a torn tail, refuses damage in the middle.
-    pub fn open(_options: WalOptions) -> Result<(Wal, Opened)> {
-        unimplemented!("wal owner")
+    /// Opens the log in its folder, or founds it: cuts a torn tail, refuses damage in the middle. What it then holds is
+    /// durable.
+    pub fn open(options: WalOptions) -> Result<(Wal, Opened)> {
+        let Recovered { log, hard, opened } = recovery::recover(options)?;
+        Ok((Wal { log, hard }, opened))
     }
 
-    /// Copies records into the log.
-    pub fn append(&mut self, _records: &[NewRecord<'_>]) -> Result<Appended> {
-        unimplemented!("wal owner")
+    /// Copies records into the log: all, or none and an error. [`Error::DiskFull`](crate::Error::DiskFull) leaves the log
+    /// as it was, and the same append succeeds when there is room again.
+    ///
+    /// # Panics
+    /// If a record does not follow the last one, or is larger than [`record::MAX_PAYLOAD_BYTES`].
+    pub fn append(&mut self, records: &[NewRecord<'_>]) -> Result<Appended> {
+        self.log.append(records)
     }
 
-    /// Has everything up to `upto` synced by the disk's thread, then calls `done` there (which must not block).
-    pub fn sync_then(&self, _upto: Appended, _done: Box<dyn FnOnce(std::result::Result<Synced, Arc<Error>>) + Send>) {
-        unimplemented!("wal owner")
+    /// Has everything up to `upto` synced by the disk's thread, then calls `done` there (which must not block). After a
+    /// failed sync every later append and sync of this log fails too: the process must stop.
+    pub fn sync_then(&self, upto: Appended, done: Done) {
+        self.log.syncer.request(Request { log: self.log.clone(), upto: upto.last, done });
     }
 
-    /// Saves a small blob (raft's vote) durably before it returns; blocks for one sync.
-    pub fn save_hard_state(&mut self, _blob: &[u8]) -> Result<()> {
-        unimplemented!("wal owner")
+    /// Saves a small blob (raft's vote) durably before it returns; blocks for two syncs. An empty blob counts as none.
+    ///
+    /// # Panics
+    /// If the blob is larger than [`MAX_HARD_STATE_BYTES`].
+    pub fn save_hard_state(&mut self, blob: &[u8]) -> Result<()> {
+        self.log.check()?;
+        let durable_end = self.log.durable_end.load(Ordering::Acquire);
+        let saved = self.hard.save(|saved| {
+            saved.blob = blob.to_vec();
+            saved.durable_end = durable_end;
+        });
+        saved.map_err(|e| self.log.stop(e))
     }
 
     /// Removes `from` and everything after it, durably (a newer leader's tail comes instead).
-    pub fn truncate(&mut self, _from: LogIndex) -> Result<()> {
-        unimplemented!("wal owner")
+    pub fn truncate(&mut self, from: LogIndex) -> Result<()> {
+        self.log.truncate(&mut self.hard, from)
     }
 
-    /// Everything before `upto` is no longer needed; whole segments are recycled.
-    pub fn purge(&mut self, _upto: LogIndex) -> Result<()> {
-        unimplemented!("wal owner")
+    /// Everything before `upto` is no longer needed; whole segments are recycled, the newest stays. If `upto` is above the
+    /// next record's index (a snapshot came from elsewhere), the log is emptied and may go on at any index.
+    pub fn purge(&mut self, upto: LogIndex) -> Result<()> {
+        self.log.purge(&mut self.hard, upto)
+    }
+
+    /// Ends a fully synced log with a mark now, as the disk's thread does after 100 ms without a sync: from then on a
+    /// rotten last record is damage and not a torn tail. For a clean end.
+    pub fn mark(&self) -> std::result::Result<(), Arc<crate::Error>> {
+        self.log.mark()
     }
 
     /// A handle that reads beside the owner.
     pub fn reader(&self) -> WalReader {
-        unimplemented!("wal owner")
+        WalReader { log: self.log.clone() }
     }
 
-    /// Bytes of segments that hold records.
+    /// Bytes of the records that are kept.
     pub fn bytes(&self) -> u64 {
-        unimplemented!("wal owner")
+        self.log.index.read().bytes()
     }
 
     /// The last index known durable.
     pub fn durable(&self) -> Option<LogIndex> {
-        unimplemented!("wal owner")
+        self.log.durable_end.load(Ordering::Acquire).checked_sub(1).map(LogIndex)
     }
 }
 
-/// Reads records; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct WalReader {}
+/// Waits for a sync or chore of this log that is under way, so that the folder may be opened again.
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.log.close();
+    }
+}
 
-impl WalReader {
-    /// Records from `start` to before `end`, at least one if there is one, then as many as fit `max_bytes` of payload.
-    pub fn read(&self, _start: LogIndex, _end: LogIndex, _max_bytes: usize) -> Result<Vec<Record>> {
-        unimplemented!("wal owner")
+impl Appended {
+    /// The newest record.
+    pub fn last(self) -> LogIndex {
+        self.last
+    }
+}
+
+impl Synced {
+    /// The newest record.
+    pub fn last(self) -> LogIndex {
+        self.last
     }
 }

@@ -1,0 +1,157 @@
+//! One thread per disk that syncs for all logs on it, and one that prepares and recycles segments.
+//!
+//! The syncing thread takes all requests that wait, syncs each log once up to its newest record, and runs the callbacks of
+//! that log. While it syncs, the next requests gather: that is the whole group commit, without a timer. When a log has
+//! been quiet for [`QUIET`] after a sync, it gets a mark (see [`record`](super::record)).
+//!
+//! Both queues are bounded. A full request queue makes `sync_then` wait for the disk; a full chore queue drops the chore,
+//! and whoever needs what it would have prepared does it himself.
+
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use model::LogIndex;
+
+use super::Synced;
+use super::log::Log;
+use super::metrics::Metrics;
+use crate::Error;
+
+/// What is called when a sync is over.
+pub type Done = Box<dyn FnOnce(std::result::Result<Synced, Arc<Error>>) + Send>;
+
+/// Requests that may wait for a sync.
+const REQUESTS: usize = 1024;
+/// Chores that may wait.
+const CHORES: usize = 64;
+/// After this time without a sync a log gets its mark.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// One thread per disk that syncs for all logs on it. Clones share the thread; it ends when the last is gone.
+#[derive(Clone, Debug)]
+pub struct Syncer {
+    metrics: Metrics,
+    threads: Option<Threads>,
+}
+
+#[derive(Clone, Debug)]
+struct Threads {
+    requests: Sender<Request>,
+    chores: Sender<Chore>,
+}
+
+pub(super) struct Request {
+    pub(super) log: Arc<Log>,
+    pub(super) upto: LogIndex,
+    pub(super) done: Done,
+}
+
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// Have a spare segment of this length.
+    Prepare(Arc<Log>, u64),
+    /// Rename what was purged.
+    Tidy(Arc<Log>),
+}
+
+impl Syncer {
+    /// Starts the threads.
+    ///
+    /// # Panics
+    /// If the system has no thread to give.
+    pub fn start() -> Syncer {
+        let metrics = Metrics::default();
+        let (requests, waiting) = bounded(REQUESTS);
+        let (chores, waiting_chores) = bounded(CHORES);
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_owned()).spawn(work).expect("the system gives a thread at start");
+        };
+        spawn("wal-sync", Box::new(move || sync_until_closed(&waiting)));
+        spawn("wal-chores", Box::new(move || waiting_chores.iter().for_each(Chore::run)));
+        Syncer { metrics, threads: Some(Threads { requests, chores }) }
+    }
+
+    /// Syncs on the caller's own thread before `sync_then` returns, writes no marks by itself: for tests that must run the
+    /// same way twice.
+    pub fn inline() -> Syncer {
+        Syncer { metrics: Metrics::default(), threads: None }
+    }
+
+    /// What the logs of this syncer count.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn request(&self, request: Request) {
+        let refused = match &self.threads {
+            None => return serve(request.log.clone(), vec![request]),
+            Some(threads) => threads.requests.send(request),
+        };
+        if let Err(refused) = refused {
+            let request = refused.into_inner();
+            let why = "its syncing thread has ended".to_owned();
+            (request.done)(Err(Arc::new(Error::Stopped { what: request.log.name(), why })));
+        }
+    }
+
+    pub(super) fn chore(&self, chore: Chore) {
+        match &self.threads {
+            None => chore.run(),
+            // A full queue is no harm, see the head of this file.
+            Some(threads) => drop(threads.chores.try_send(chore)),
+        }
+    }
+}
+
+impl Chore {
+    fn run(self) {
+        match self {
+            Chore::Prepare(log, len) => log.prepare(len),
+            Chore::Tidy(log) => log.tidy(),
+        }
+    }
+}
+
+/// One sync for all these requests of one log.
+fn serve(log: Arc<Log>, requests: Vec<Request>) {
+    let result = log.sync();
+    for request in requests {
+        (request.done)(result.clone().map(|()| Synced { last: request.upto }));
+    }
+}
+
+fn sync_until_closed(requests: &Receiver<Request>) {
+    let mut waiting: Vec<Request> = Vec::new();
+    // Logs that were synced and have no mark yet, the longest quiet first.
+    let mut quiet: Vec<(Instant, Weak<Log>)> = Vec::new();
+    loop {
+        let first = match quiet.first() {
+            Some((since, _)) => requests.recv_deadline(*since + QUIET),
+            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match first {
+            Ok(request) => waiting.push(request),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        waiting.extend(requests.try_iter().take(REQUESTS));
+        while let Some(first) = waiting.first() {
+            let log = first.log.clone();
+            let of_this_log = waiting.extract_if(.., |request| Arc::ptr_eq(&request.log, &log)).collect();
+            quiet.retain(|(_, other)| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&log)));
+            quiet.push((Instant::now(), Arc::downgrade(&log)));
+            serve(log, of_this_log);
+        }
+        let due = quiet.partition_point(|(since, _)| since.elapsed() >= QUIET);
+        for (_, log) in quiet.drain(..due) {
+            if let Some(log) = log.upgrade()
+                && let Err(error) = log.mark()
+            {
+                // The log has stopped; its owner hears of it at the next append.
+                tracing::error!(log = %log.name(), %error, "could not mark the end of the log");
+            }
+        }
+    }
+}
