@@ -18,5 +18,6 @@ pub mod client;
 pub mod commands;
 pub mod config;
 pub mod exit;
+pub mod listen;
 pub mod print;
 pub mod telemetry;

@@ -38,7 +38,7 @@ pub use error::Error;
 pub use metrics::Metrics;
 pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, ShardStatus};
 pub use shard_map::ShardMap;
-pub use storage::{Outcome, WritePart};
+pub use storage::entry::{Outcome, RetryWindow, WritePart};
 
 /// What cluster's functions give.
 pub type Result<T> = std::result::Result<T, Error>;

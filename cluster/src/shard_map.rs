@@ -44,8 +44,13 @@ impl ShardMap {
     /// The range that a routing hash ([`model::routing_hash`]) lies in.
     #[inline]
     pub fn range_of(&self, hash: u64) -> &ShardRange {
-        let after = self.ranges.partition_point(|r| r.start <= hash);
-        &self.ranges[after - 1]
+        &self.ranges[self.position(hash)]
+    }
+
+    /// Which of the ranges a routing hash lies in.
+    #[inline]
+    pub fn position(&self, hash: u64) -> usize {
+        self.ranges.partition_point(|r| r.start <= hash) - 1
     }
 }
 

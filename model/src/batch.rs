@@ -19,6 +19,8 @@
 //!            Str: | bytes u32 | end u32 × rows | text … |
 //! ```
 
+use std::collections::HashMap;
+
 use crate::error::DecodeError;
 use crate::ids::{ColumnId, TableId};
 use crate::schema::ColumnType;
@@ -358,27 +360,6 @@ impl PointBatch {
         (self.key_ends.len() - 1) as u32
     }
 
-    /// The part of the batch whose series are `keep`, renumbered; rows stay in order. `None` if no row is left.
-    pub fn select(&self, keep: impl Fn(usize) -> bool) -> Option<PointBatch> {
-        let mut part = PointBatch::new(self.table, self.schema_version);
-        const UNSEEN: u32 = u32::MAX;
-        const ELSEWHERE: u32 = u32::MAX - 1;
-        let mut renumbered = vec![UNSEEN; self.series()];
-        let mut rows = Vec::with_capacity(self.rows());
-        part.row_series.reserve(self.rows());
-        for (row, &series) in self.row_series.iter().enumerate() {
-            let number = &mut renumbered[series as usize];
-            if *number == UNSEEN {
-                *number = if keep(series as usize) { part.push_series(self.key(series as usize)) } else { ELSEWHERE };
-            }
-            if *number != ELSEWHERE {
-                rows.push(row as u32);
-                part.row_series.push(*number);
-            }
-        }
-        self.fill(part, &rows)
-    }
-
     /// The rows `start..end` as a batch of their own, with the series that they use.
     pub fn slice(&self, start: usize, end: usize) -> PointBatch {
         let mut part = PointBatch::new(self.table, self.schema_version);
@@ -392,6 +373,31 @@ impl PointBatch {
         }
         let rows: Vec<u32> = (start as u32..end as u32).collect();
         self.fill(part, &rows).expect("a slice has rows")
+    }
+
+    /// The batch cut by the owner of each series (`owners[series]`): one part per owner that has rows, with the series that
+    /// it uses renumbered; rows stay in order. One pass over the rows, however many owners there are.
+    pub fn split(&self, owners: &[u32]) -> Vec<(u32, PointBatch)> {
+        debug_assert_eq!(owners.len(), self.series());
+        const UNSEEN: u32 = u32::MAX;
+        let mut parts: Vec<(u32, PointBatch, Vec<u32>)> = Vec::new();
+        let mut place_of_owner = HashMap::new();
+        let mut places = vec![(UNSEEN, UNSEEN); self.series()];
+        for (row, &series) in self.row_series.iter().enumerate() {
+            let (place, number) = &mut places[series as usize];
+            if *place == UNSEEN {
+                let owner = owners[series as usize];
+                *place = *place_of_owner.entry(owner).or_insert_with(|| {
+                    parts.push((owner, PointBatch::new(self.table, self.schema_version), Vec::new()));
+                    parts.len() as u32 - 1
+                });
+                *number = parts[*place as usize].1.push_series(self.key(series as usize));
+            }
+            let (_, part, rows) = &mut parts[*place as usize];
+            part.row_series.push(*number);
+            rows.push(row as u32);
+        }
+        parts.into_iter().filter_map(|(owner, part, rows)| self.fill(part, &rows).map(|part| (owner, part))).collect()
     }
 
     fn fill(&self, mut part: PointBatch, rows: &[u32]) -> Option<PointBatch> {
@@ -768,9 +774,15 @@ mod tests {
 
         #[test]
         fn parts_hold_every_row_once(batch in any_batch()) {
-            let parts: Vec<_> = (0..2).filter_map(|p| batch.select(|s| s % 2 == p)).collect();
-            prop_assert_eq!(parts.iter().map(PointBatch::rows).sum::<usize>(), batch.rows());
-            for part in &parts {
+            let owners: Vec<u32> = (0..batch.series() as u32).map(|s| s % 3).collect();
+            let parts = batch.split(&owners);
+            prop_assert_eq!(parts.iter().map(|(_, part)| part.rows()).sum::<usize>(), batch.rows());
+            for (owner, part) in &parts {
+                let of_owner = |row: &usize| owners[batch.row_series[*row] as usize] == *owner;
+                for (new, old) in (0..batch.rows()).filter(of_owner).enumerate() {
+                    prop_assert_eq!(part.times[new], batch.times[old]);
+                    prop_assert_eq!(part.key(part.row_series[new] as usize), batch.key(batch.row_series[old] as usize));
+                }
                 let mut bytes = Vec::new();
                 part.encode(&mut bytes);
                 let (decoded, _) = PointBatch::decode(&bytes).unwrap();

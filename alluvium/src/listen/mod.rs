@@ -1,0 +1,260 @@
+//! The accept loop: what a connection may take, how long, and who may speak.
+//!
+//! HTTP/1.1 and HTTP/2 (without TLS) share one port. A connection is cut when a request's head does not arrive in time, when
+//! nothing is asked for long, or when its client stops reading answers; a body, when it trickles. So whoever holds sockets
+//! without using them holds few and not for long. Beyond the cap, new connections wait in the kernel's queue.
+//!
+//! Writes go straight to [`ingest`], as devices send tens of thousands of small ones a second; all else goes through the
+//! router. Every answer gets the headers that clients of InfluxDB look for. While there are no access tokens, a request that
+//! names a foreign `Host` or comes from a page of a foreign `Origin` is refused: a web page in a browser on this machine must
+//! not reach this node. Tokens will be checked at the same place, [`Doors::answer`].
+
+mod activity;
+mod body;
+mod hosts;
+mod metrics;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto;
+use ingest::request::Dialect;
+use ingest::{Ingest, RequestId};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tower::ServiceExt;
+use tracing::{Instrument, Span};
+
+use self::activity::{Activity, Timed, Verdict};
+use self::body::{Counted, Paced};
+pub use self::hosts::Hosts;
+pub use self::metrics::Metrics;
+
+/// What a connection may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: u32,
+    /// From a request's first byte to the end of its head.
+    pub head: Duration,
+    /// Without a request.
+    pub idle: Duration,
+    /// In which a body must bring [`body_bytes`](Limits::body_bytes) or end.
+    pub body_window: Duration,
+    /// See [`body_window`](Limits::body_window).
+    pub body_bytes: usize,
+    /// In which a client must take something of what is written to it.
+    pub stalled: Duration,
+    /// For requests under way once the node stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 10_000,
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(120),
+            body_window: Duration::from_secs(30),
+            body_bytes: 4 << 10,
+            stalled: Duration::from_secs(60),
+            drain: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Where requests go.
+pub struct Doors {
+    /// Takes the writes.
+    pub ingest: Arc<Ingest>,
+    /// Takes all else.
+    pub router: Router,
+    /// Names by which this node may be called.
+    pub hosts: Hosts,
+    /// Counts what is answered.
+    pub metrics: Metrics,
+}
+
+/// After a failed `accept` (no file descriptors left, say) the loop waits so long.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Streams of one HTTP/2 connection at a time, and the bytes that wait for each to be sent.
+const HTTP2_STREAMS: u32 = 128;
+const HTTP2_SEND_BYTES: usize = 64 << 10;
+/// An HTTP/2 connection is asked for a sign of life so often.
+const HTTP2_PING: Duration = Duration::from_secs(30);
+
+/// Answers on `listener` until `closed` is true, then finishes what is under way.
+pub async fn serve(listener: TcpListener, doors: Doors, limits: Limits, mut closed: watch::Receiver<bool>) {
+    let doors = Arc::new(doors);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // hyper's own timer for heads also runs while a connection is idle: `Activity` tells the two apart.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .max_send_buf_size(HTTP2_SEND_BYTES)
+        .keep_alive_interval(HTTP2_PING);
+    let builder = Arc::new(builder);
+    let free = Arc::new(Semaphore::new(limits.connections as usize));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => break,
+            accepted = async {
+                let place = free.clone().acquire_owned().await.expect("the semaphore is never closed");
+                listener.accept().await.map(|(stream, peer)| (place, stream, peer))
+            } => accepted,
+        };
+        match accepted {
+            Ok((place, stream, peer)) => {
+                let connection =
+                    Connection { doors: doors.clone(), limits: limits.clone(), builder: builder.clone(), closed: closed.clone() };
+                tokio::spawn(async move {
+                    connection.serve(stream, peer).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    drop(listener);
+    doors.ingest.drain();
+    let all = free.acquire_many(limits.connections);
+    if tokio::time::timeout(limits.drain, all).await.is_err() {
+        tracing::warn!(seconds = limits.drain.as_secs_f64(), "some requests were not answered in time");
+    }
+}
+
+struct Connection {
+    doors: Arc<Doors>,
+    limits: Limits,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    closed: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn serve(mut self, stream: TcpStream, peer: SocketAddr) {
+        // Answers are small and somebody waits for each.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %peer, "could not switch off Nagle's algorithm");
+        }
+        self.doors.metrics.opened();
+        let activity = Arc::new(Activity::new(Instant::now()));
+        let answer = service_fn(|request| {
+            let (doors, activity) = (self.doors.clone(), activity.clone());
+            activity.began(request_is_http2(&request));
+            let paced = (self.limits.body_window, self.limits.body_bytes);
+            async move { Ok::<_, Infallible>(doors.answer(request, paced, activity).await) }
+        });
+        let mut served = pin!(self.builder.serve_connection(Timed::new(stream, activity.clone()), answer));
+        let mut check = pin!(tokio::time::sleep_until(activity.next_check(&self.limits)));
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                biased;
+                done = served.as_mut() => {
+                    if let Err(error) = done {
+                        tracing::debug!(%peer, %error, "a connection ended badly");
+                    }
+                    break;
+                }
+                _ = self.closed.wait_for(|closed| *closed), if !closing => {
+                    closing = true;
+                    served.as_mut().graceful_shutdown();
+                }
+                () = check.as_mut() => match activity.verdict(Instant::now(), &self.limits) {
+                    Verdict::Again(at) => check.as_mut().reset(at),
+                    Verdict::Idle if !closing => {
+                        closing = true;
+                        served.as_mut().graceful_shutdown();
+                        check.as_mut().reset(Instant::now() + self.limits.head);
+                    }
+                    Verdict::Idle => break,
+                    Verdict::Cut(why) => {
+                        tracing::debug!(%peer, why, "a connection was cut");
+                        break;
+                    }
+                },
+            }
+        }
+        self.doors.metrics.closed();
+    }
+}
+
+fn request_is_http2(request: &Request<Incoming>) -> bool {
+    request.version() == http::Version::HTTP_2
+}
+
+impl Doors {
+    async fn answer(&self, request: Request<Incoming>, (window, bytes): (Duration, usize), activity: Arc<Activity>) -> Response<Counted> {
+        let path = request.uri().path();
+        let is_write = ingest::http::is_write(request.method(), path);
+        let mut counted = self.metrics.begin(path, activity);
+        let id = self.ingest.next_request_id();
+        let span = span(&request, is_write, id);
+        let mut response = if let Err(refused) = self.hosts.check(&request) {
+            let dialect = Dialect::of(path, request.uri().query().unwrap_or_default()).unwrap_or(Dialect::InfluxV3);
+            let text = ingest::answer::whole_request(dialect, "forbidden", &refused.to_string(), id);
+            (StatusCode::FORBIDDEN, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+        } else if is_write {
+            let request = request.map(|body| Paced::new(body, window, bytes));
+            ingest::http::write(&self.ingest, request, id).instrument(span).await
+        } else {
+            let mut request = request.map(|body| Body::new(Paced::new(body, window, bytes)));
+            request.extensions_mut().insert(id);
+            let answered = self.router.clone().oneshot(request).instrument(span).await;
+            answered.unwrap_or_else(|never| match never {})
+        };
+        name_answer(&mut response, id);
+        counted.answered(response.status().as_u16());
+        response.map(|body| Counted::new(body, counted))
+    }
+}
+
+/// The request's span. Small writes are too many for one each at the usual level.
+fn span(request: &Request<Incoming>, is_write: bool, id: RequestId) -> Span {
+    let (method, path) = (request.method(), request.uri().path());
+    if is_write {
+        tracing::debug_span!("request", %method, path, request_id = %id, trace_id = trace_id(request).unwrap_or(id.as_str()))
+    } else {
+        tracing::info_span!("request", %method, path, request_id = %id, trace_id = trace_id(request).unwrap_or(id.as_str()))
+    }
+}
+
+/// The trace that the request belongs to, as W3C's `traceparent` tells: `version-trace-parent-flags`.
+fn trace_id(request: &Request<Incoming>) -> Option<&str> {
+    let mut parts = request.headers().get("traceparent")?.to_str().ok()?.split('-');
+    let trace = parts.nth(1)?;
+    (trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit()) && parts.next().is_some()).then_some(trace)
+}
+
+const INFLUXDB_VERSION: HeaderName = HeaderName::from_static("x-influxdb-version");
+const INFLUXDB_BUILD: HeaderName = HeaderName::from_static("x-influxdb-build");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// What every answer tells: clients of InfluxDB find out by it whom they talk to, people which request went wrong.
+fn name_answer<B>(response: &mut Response<B>, id: RequestId) {
+    let headers = response.headers_mut();
+    let id = HeaderValue::from_str(id.as_str()).expect("digits are fine in a header");
+    headers.insert(INFLUXDB_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    headers.insert(INFLUXDB_BUILD, HeaderValue::from_static("alluvium"));
+    headers.insert(X_REQUEST_ID, id.clone());
+    headers.insert(REQUEST_ID, id);
+}

@@ -1,0 +1,201 @@
+//! What a write request asks for: which dialect it speaks, for which database, in which precision.
+//!
+//! The path says the dialect, but for `/write`, where a client of InfluxDB 1 always names a database and one of QuestDB
+//! never does. Parameters that are empty count as absent, unknown ones are ignored: clients send many that mean nothing
+//! here (`org`, `consistency`, `no_sync`). Nothing is read from a body.
+
+use std::borrow::Cow;
+
+use model::schema::{DEFAULT_DATABASE, check_name};
+
+use crate::error::{Error, cut};
+use crate::line_protocol::Precision;
+
+/// Whose habits a request has; it decides defaults and the words of errors, never what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `/write?db=`.
+    InfluxV1,
+    /// `/write` without `db`.
+    QuestDb,
+    /// `/api/v2/write`.
+    InfluxV2,
+    /// `/api/v3/write_lp`.
+    InfluxV3,
+}
+
+impl Dialect {
+    /// The dialect of a request; `None` if the path is no write endpoint.
+    pub fn of(path: &str, query: &str) -> Option<Dialect> {
+        match path {
+            "/write" if form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "db") => Some(Dialect::InfluxV1),
+            "/write" => Some(Dialect::QuestDb),
+            "/api/v2/write" => Some(Dialect::InfluxV2),
+            "/api/v3/write_lp" => Some(Dialect::InfluxV3),
+            _ => None,
+        }
+    }
+}
+
+/// A write request without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteRequest {
+    /// Whose habits it has.
+    pub dialect: Dialect,
+    /// The database; not known to exist.
+    pub database: String,
+    /// The unit of times.
+    pub precision: Precision,
+    /// Whether good lines are stored when others are refused.
+    pub accept_partial: bool,
+}
+
+/// Names that no database can have because SQL means something else by them.
+const RESERVED: [&str; 2] = ["system", "information_schema"];
+
+const PRECISIONS: &str = "use ns, us, ms, s, m, h, nanosecond, microsecond, millisecond, second or auto";
+
+impl WriteRequest {
+    /// Reads path and query of a `POST`; `None` if the path is no write endpoint.
+    pub fn read(path: &str, query: &str) -> Option<Result<WriteRequest, (Dialect, Error)>> {
+        let dialect = Dialect::of(path, query)?;
+        let mut asked = Asked::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if value.is_empty() {
+                continue;
+            }
+            match &*name {
+                "db" if dialect != Dialect::InfluxV2 => asked.database = Some(value),
+                "bucket" if dialect == Dialect::InfluxV2 => asked.database = Some(value),
+                "rp" if path == "/write" => asked.retention_policy = Some(value),
+                "precision" => asked.precision = Some(value),
+                "accept_partial" if dialect == Dialect::InfluxV3 => asked.accept_partial = Some(value),
+                _ => {}
+            }
+        }
+        Some(asked.request(dialect).map_err(|error| (dialect, error)))
+    }
+}
+
+#[derive(Default)]
+struct Asked<'a> {
+    database: Option<Cow<'a, str>>,
+    retention_policy: Option<Cow<'a, str>>,
+    precision: Option<Cow<'a, str>>,
+    accept_partial: Option<Cow<'a, str>>,
+}
+
+impl Asked<'_> {
+    fn request(self, dialect: Dialect) -> Result<WriteRequest, Error> {
+        let precision = match self.precision.as_deref() {
+            None if dialect == Dialect::InfluxV3 => Precision::Auto,
+            None => Precision::Nanosecond,
+            Some(name) => Precision::named(name).ok_or_else(|| bad("precision", name, PRECISIONS))?,
+        };
+        let accept_partial = match self.accept_partial.as_deref() {
+            None => true,
+            Some(word) => parse_bool(word).ok_or_else(|| bad("accept_partial", word, "use true or false"))?,
+        };
+        let mut database = self.database.map_or_else(|| DEFAULT_DATABASE.to_owned(), Cow::into_owned);
+        // As InfluxDB 3 does: a retention policy other than the default one is a database of its own.
+        if let Some(policy) = self.retention_policy.filter(|p| !matches!(&**p, "autogen" | "default")) {
+            database = format!("{database}/{policy}");
+        }
+        check_database_name(&database)?;
+        Ok(WriteRequest { dialect, database, precision, accept_partial })
+    }
+}
+
+fn bad(name: &'static str, value: &str, allowed: &'static str) -> Error {
+    Error::BadParameter { name, value: cut(value, 64).to_owned(), allowed }
+}
+
+fn parse_bool(word: &str) -> Option<bool> {
+    match word {
+        "true" | "True" | "TRUE" | "t" | "1" => Some(true),
+        "false" | "False" | "FALSE" | "f" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Refuses names that no database may have.
+pub fn check_database_name(name: &str) -> Result<(), Error> {
+    let bad = |why: &str| Error::BadDatabase { name: cut(name, 64).to_owned(), why: why.to_owned() };
+    match check_name("database", name) {
+        Err(model::schema::SchemaError::BadName { why, .. }) => return Err(bad(&why)),
+        Err(other) => return Err(Error::Cluster(other.into())),
+        Ok(()) => {}
+    }
+    if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+        return Err(bad("is reserved"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &str, query: &str) -> WriteRequest {
+        WriteRequest::read(path, query).expect("an endpoint").expect("good parameters")
+    }
+
+    fn refusal(path: &str, query: &str) -> String {
+        WriteRequest::read(path, query).expect("an endpoint").expect_err("bad parameters").1.to_string()
+    }
+
+    #[test]
+    fn the_path_and_db_tell_the_dialect() {
+        for (path, query, dialect) in [
+            ("/write", "db=x", Dialect::InfluxV1),
+            ("/write", "db=", Dialect::InfluxV1),
+            ("/write", "", Dialect::QuestDb),
+            ("/write", "precision=n", Dialect::QuestDb),
+            ("/api/v2/write", "db=x", Dialect::InfluxV2),
+            ("/api/v3/write_lp", "", Dialect::InfluxV3),
+        ] {
+            assert_eq!(read(path, query).dialect, dialect, "{path}?{query}");
+        }
+        assert!(WriteRequest::read("/api/v3/write", "db=x").is_none());
+    }
+
+    #[test]
+    fn empty_parameters_count_as_absent() {
+        let request = read("/write", "db=&rp=&precision=&consistency=&u=&p=");
+        let absent =
+            WriteRequest { dialect: Dialect::InfluxV1, database: "default".into(), precision: Precision::Nanosecond, accept_partial: true };
+        assert_eq!(request, absent);
+        assert_eq!(read("/api/v2/write", "org=&bucket=&precision=").database, "default");
+        assert_eq!(read("/api/v3/write_lp", "db=&precision=&accept_partial=&no_sync=").precision, Precision::Auto);
+    }
+
+    #[test]
+    fn each_endpoint_has_its_own_name_for_the_database() {
+        assert_eq!(read("/api/v2/write", "org=o&bucket=home%20office").database, "home office");
+        assert_eq!(read("/api/v3/write_lp", "db=fleet&bucket=x").database, "fleet");
+        assert_eq!(read("/write", "db=fleet").database, "fleet");
+    }
+
+    #[test]
+    fn a_retention_policy_is_a_database_of_its_own() {
+        assert_eq!(read("/write", "db=d&rp=autogen").database, "d");
+        assert_eq!(read("/write", "db=d&rp=default").database, "d");
+        assert_eq!(read("/write", "rp=two_weeks&db=d").database, "d/two_weeks");
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        assert_eq!(
+            refusal("/write", "db=d&precision=d"),
+            "parameter 'precision' cannot be 'd': use ns, us, ms, s, m, h, nanosecond, microsecond, millisecond, second or auto"
+        );
+        assert_eq!(refusal("/api/v3/write_lp", "accept_partial=maybe"), "parameter 'accept_partial' cannot be 'maybe': use true or false");
+        assert_eq!(refusal("/write", "db=system"), "database name 'system' is reserved");
+        assert_eq!(refusal("/write", "db=a%00b"), "database name 'a\0b' has a control character");
+        let long = "x".repeat(256);
+        assert_eq!(
+            refusal("/api/v2/write", &format!("bucket={long}")),
+            format!("database name '{}' is longer than 255 bytes (limit max_name_bytes)", "x".repeat(64))
+        );
+    }
+}

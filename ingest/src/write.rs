@@ -1,0 +1,219 @@
+//! The journey of one body: parse, agree on schema, route, propose, gather.
+//!
+//! Everything that can refuse a line comes before the first propose (DESIGN rule 8), so `accept_partial=false` is decided
+//! while nothing is stored. The answer is made of [`Applied`](cluster::Applied) values only: what has none is unknown, and
+//! unknown beats refused. A body is atomic per shard; a shard's part that is larger than one log entry, per entry.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use bytes::Bytes;
+use cluster::shard_map::ShardRange;
+use cluster::{Outcome, RetryWindow, ShardMap, WritePart};
+use model::{DatabaseSchema, ErrorKind, PointBatch, ShardId, Timestamp};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+
+use crate::Ingest;
+use crate::error::Error;
+use crate::line_protocol::{LineLimits, ParseOptions, Parsed, ParsedBatch, RefusedLine};
+use crate::request::WriteRequest;
+use crate::route::{MAX_PIECE_BYTES, Rows, pieces, route};
+
+/// What became of a body.
+#[derive(Debug)]
+pub struct Written {
+    /// When the body arrived: the time of points that bring none.
+    pub arrived: Timestamp,
+    /// Lines that hold a point or were meant to.
+    pub lines: u64,
+    /// Lines that were refused for what they say.
+    pub refused_lines: u64,
+    /// The first of them, in order.
+    pub refused: Vec<RefusedLine>,
+    /// Whether the good lines are stored, durable and visible; otherwise nothing is.
+    pub stored: bool,
+}
+
+/// Bodies larger than this are parsed beside the connections' threads.
+const LARGE_BODY_BYTES: usize = 4 << 20;
+
+/// Times that new columns are asked for: should others keep changing the same tables meanwhile, the request gives up.
+const AGREEMENTS: usize = 4;
+
+/// Times that rows are routed: the second time by the map that made the first one stale.
+const ROUTES: usize = 2;
+
+impl Ingest {
+    /// Stores the points of `body`. Returns when each is durable and visible, or refused, or when that cannot be said.
+    ///
+    /// `key` is the request's `Idempotency-Key`: within a day, a repeat of the same body with the same key stores nothing again.
+    pub async fn write(self: &Arc<Self>, request: &WriteRequest, body: Bytes, key: Option<&str>) -> Result<Written, Error> {
+        let started = Instant::now();
+        let arrived = (self.options.clock)();
+        let origin = key.map(|key| origin_of(request, key, &body));
+        let database = self.database(&request.database).await?;
+        let mut rows = Rows::All;
+        for _ in 0..ROUTES {
+            let parsed = self.parse_agreed(request, &database, &body, arrived).await?;
+            let mut written = Written {
+                arrived,
+                lines: (parsed.rows + parsed.refused_lines) as u64,
+                refused_lines: parsed.refused_lines as u64,
+                refused: parsed.refused,
+                stored: false,
+            };
+            if written.refused_lines > 0 && !request.accept_partial {
+                return Ok(written);
+            }
+            let changed = self.propose(parsed.batches, &rows, origin, arrived).await?;
+            if changed.is_empty() {
+                written.stored = parsed.rows > 0;
+                self.metrics.observe(started.elapsed());
+                return Ok(written);
+            }
+            rows = Rows::In(changed);
+        }
+        let Rows::In(changed) = rows else { unreachable!("all rows are routed the first time") };
+        Err(Error::Moving { shard: changed[0].shard })
+    }
+
+    /// The database as it is agreed now; created where it is not there and may be.
+    async fn database(&self, name: &str) -> Result<Arc<DatabaseSchema>, Error> {
+        match self.cluster.catalog().database(name) {
+            Some(database) => Ok(database.clone()),
+            None if self.options.auto_create_databases => Ok(self.cluster.create_database(name, None, None).await?),
+            None => Err(cluster::Error::NoDatabase { name: name.to_owned() }.into()),
+        }
+    }
+
+    /// Parses `body` into batches whose columns are all agreed.
+    async fn parse_agreed(
+        self: &Arc<Self>,
+        request: &WriteRequest,
+        database: &Arc<DatabaseSchema>,
+        body: &Bytes,
+        arrived: Timestamp,
+    ) -> Result<Parsed, Error> {
+        let mut parsed = self.parse(request, database, body, arrived).await;
+        for _ in 0..AGREEMENTS {
+            let decided = parsed.refused_lines > 0 && !request.accept_partial;
+            if parsed.needs.is_empty() || decided {
+                return Ok(parsed);
+            }
+            // Columns that cannot be added are refused line by line next time: by then the catalog says what they conflict with.
+            let agreed = self.cluster.add_columns(&database.name, std::mem::take(&mut parsed.needs)).await?;
+            let gone = || cluster::Error::NoDatabase { name: database.name.to_string() };
+            parsed = self.parse(request, agreed.catalog.database(&database.name).ok_or_else(gone)?, body, arrived).await;
+        }
+        Err(Error::SchemaMoving { database: database.name.to_string() })
+    }
+
+    async fn parse(self: &Arc<Self>, request: &WriteRequest, database: &Arc<DatabaseSchema>, body: &Bytes, arrived: Timestamp) -> Parsed {
+        if body.len() <= LARGE_BODY_BYTES {
+            return self.parse_here(request, database, body, arrived);
+        }
+        let (ingest, request, database, body) = (self.clone(), request.clone(), database.clone(), body.clone());
+        let parsing = tokio::task::spawn_blocking(move || ingest.parse_here(&request, &database, &body, arrived));
+        parsing.await.expect("the parser does not panic")
+    }
+
+    fn parse_here(&self, request: &WriteRequest, database: &Arc<DatabaseSchema>, body: &[u8], arrived: Timestamp) -> Parsed {
+        let options = ParseOptions {
+            precision: request.precision,
+            arrival: arrived,
+            schema: Some(database),
+            cutoff: self.cluster.cutoff(database),
+            limits: LineLimits::default(),
+        };
+        let mut parser = self.parsers.take(database.id);
+        let parsed = parser.parse(body, &options);
+        self.parsers.give_back(database.id, parser);
+        parsed
+    }
+
+    /// Proposes the rows to their shards, all at once. Gives the ranges that have changed since: their rows are not stored.
+    async fn propose(
+        &self,
+        batches: Vec<ParsedBatch>,
+        rows: &Rows,
+        origin: Option<u128>,
+        arrived: Timestamp,
+    ) -> Result<Vec<ShardRange>, Error> {
+        let map: Arc<ShardMap> = self.cluster.shard_map();
+        let mut writes = Vec::new();
+        for part in route(batches, &map, rows) {
+            for (number, batches) in pieces(part.batches, MAX_PIECE_BYTES).into_iter().enumerate() {
+                let (origin, sequence, retry_window) = match origin {
+                    Some(origin) => (origin, sequence_of(number, &batches), RetryWindow::Day),
+                    None => (self.options.origin, self.next_sequence.fetch_add(1, Relaxed), RetryWindow::Recent),
+                };
+                let range_version = part.range.version;
+                writes.push((part.range.clone(), WritePart { origin, sequence, arrived, range_version, retry_window, batches }));
+            }
+        }
+        // A single part, which most requests are, needs no gathering.
+        if writes.len() == 1 {
+            let (range, part) = writes.remove(0);
+            let outcome = self.propose_part(range.shard, part).await?;
+            return Ok(Vec::from_iter((outcome == Kept::Elsewhere).then_some(range)));
+        }
+        let outcomes = futures::future::join_all(writes.into_iter().map(|(range, part)| async move {
+            let outcome = self.propose_part(range.shard, part).await;
+            (range, outcome)
+        }));
+        gather(outcomes.await)
+    }
+
+    async fn propose_part(&self, shard: ShardId, part: WritePart) -> Result<Kept, Error> {
+        match self.cluster.write(shard, part).await?.outcome() {
+            Outcome::Stored { .. } => Ok(Kept::Here),
+            Outcome::WrongRange { .. } => Ok(Kept::Elsewhere),
+            Outcome::Done | Outcome::Ignored => unreachable!("a write is stored or its range is wrong"),
+        }
+    }
+}
+
+/// What became of one part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// It is stored.
+    Here,
+    /// Its shard has another range now; nothing is stored.
+    Elsewhere,
+}
+
+/// The ranges whose parts must be routed again; an error if there was any, one that may pass before one that stays.
+fn gather(outcomes: Vec<(ShardRange, Result<Kept, Error>)>) -> Result<Vec<ShardRange>, Error> {
+    let mut changed: Vec<ShardRange> = Vec::new();
+    let mut worst: Option<Error> = None;
+    for (range, outcome) in outcomes {
+        match outcome {
+            Ok(Kept::Here) => {}
+            Ok(Kept::Elsewhere) if changed.contains(&range) => {}
+            Ok(Kept::Elsewhere) => changed.push(range),
+            Err(error) if worst.as_ref().is_none_or(|w| w.kind() != ErrorKind::TryAgain) => worst = Some(error),
+            Err(_) => {}
+        }
+    }
+    worst.map_or(Ok(changed), Err)
+}
+
+/// Who numbers the parts of a request that has a key: the same key with another body is another request.
+fn origin_of(request: &WriteRequest, key: &str, body: &[u8]) -> u128 {
+    let mut hash = Xxh3::new();
+    for text in [&request.database, key] {
+        hash.update(&(text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.update(&[request.precision as u8, u8::from(request.accept_partial)]);
+    hash.update(body);
+    hash.digest128()
+}
+
+/// The number of one piece of a request that has a key. A retry cuts the same rows the same way and gets the same numbers;
+/// should it not (a retention has refused some lines since), other rows get another number and are stored, not lost. Times
+/// are left out: points that bring none get new ones.
+fn sequence_of(number: usize, batches: &[PointBatch]) -> u64 {
+    batches.iter().fold(number as u64, |seed, batch| xxh3_64_with_seed(&batch.keys, seed ^ ((batch.rows() as u64) << 32)))
+}

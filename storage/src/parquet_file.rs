@@ -1,1 +1,0 @@
-//! parquet_file.

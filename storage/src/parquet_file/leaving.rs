@@ -1,0 +1,89 @@
+//! Files that left the manifest and wait to be removed.
+//!
+//! A compaction's inputs go as soon as no view reads them. What retention or DROP TABLE took out stays on disk for a day,
+//! so that a mistake can be undone by hand; it is no backup. The day is counted from when this process first saw the
+//! file leave, so a restart starts it anew: files may stay longer, never shorter.
+
+use std::sync::Arc;
+
+use model::Timestamp;
+
+use crate::manifest::FileMeta;
+
+/// How long files stay that retention or DROP TABLE took out.
+pub const KEEP_DROPPED_NS: i64 = Timestamp::DAY;
+
+/// Files that left the manifest and wait to be removed. A file is pinned by whoever holds a clone of its `Arc`.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    compacted: Vec<Arc<FileMeta>>,
+    dropped: Vec<(Arc<FileMeta>, Option<Timestamp>)>,
+}
+
+impl Leaving {
+    /// The file's rows are in other files now.
+    pub fn compacted(&mut self, file: Arc<FileMeta>) {
+        self.compacted.push(file);
+    }
+
+    /// The file's rows were dropped.
+    pub fn dropped(&mut self, file: Arc<FileMeta>) {
+        self.dropped.push((file, None));
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.compacted.is_empty() && self.dropped.is_empty()
+    }
+
+    /// Gives, once, the paths of the files that can be removed now.
+    pub fn sweep(&mut self, now: Timestamp) -> Vec<String> {
+        let mut free = Vec::new();
+        self.compacted.retain(|file| {
+            let pinned = Arc::strong_count(file) > 1;
+            if !pinned {
+                free.push(file.path.clone());
+            }
+            pinned
+        });
+        self.dropped.retain_mut(|(file, seen)| {
+            let since = now.0.saturating_sub(seen.get_or_insert(now).0);
+            let stays = Arc::strong_count(file) > 1 || since < KEEP_DROPPED_NS;
+            if !stays {
+                free.push(file.path.clone());
+            }
+            stays
+        });
+        free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::file;
+
+    #[test]
+    fn a_compacted_file_stays_while_it_is_pinned() {
+        let mut leaving = Leaving::default();
+        let pinned = Arc::new(file("a", 1, 1..=2));
+        let view = pinned.clone();
+        leaving.compacted(pinned);
+        leaving.compacted(Arc::new(file("b", 1, 3..=4)));
+        assert_eq!(leaving.sweep(Timestamp(0)), [file("b", 1, 3..=4).path]);
+        drop(view);
+        assert_eq!(leaving.sweep(Timestamp(0)), [file("a", 1, 1..=2).path]);
+        assert!(leaving.is_empty());
+    }
+
+    #[test]
+    fn a_dropped_file_stays_for_a_day() {
+        let mut leaving = Leaving::default();
+        leaving.dropped(Arc::new(file("a", 1, 1..=2)));
+        let start = 1_000;
+        assert!(leaving.sweep(Timestamp(start)).is_empty());
+        assert!(leaving.sweep(Timestamp(start + KEEP_DROPPED_NS - 1)).is_empty());
+        assert_eq!(leaving.sweep(Timestamp(start + KEEP_DROPPED_NS)).len(), 1);
+        assert!(leaving.is_empty());
+    }
+}

@@ -1,0 +1,235 @@
+//! The Parquet files of one shard: immutable, sorted, checked whenever they are read.
+//!
+//! A file holds rows of one table and one day (or, under `late/`, of several days that had few rows), sorted by series key
+//! and time, each row identity once. Any Parquet reader can read it: columns are named as in SQL, time is
+//! `TIMESTAMP(NANOS)` without time zone, strings are plain `STRING`, a column has one type in all files. Its bytes are
+//! drawn in [`write`], [`names`] and [`pages`]. Which files count is the manifest's business, not this module's.
+
+pub mod encoding;
+mod leaving;
+pub mod names;
+mod pages;
+mod prune;
+mod read;
+mod write;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, TimeUnit};
+use model::point::write_key;
+use model::{ColumnType, ReplicaId};
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::disk::Disk;
+use crate::manifest::FileMeta;
+use crate::{Error, Result};
+
+pub use encoding::Effort;
+pub use leaving::{KEEP_DROPPED_NS, Leaving};
+pub use read::ParquetFile;
+pub use write::{FileWriter, NewFile};
+
+/// Files that one shard keeps open at most.
+const MAX_OPEN_FILES: usize = 256;
+/// Bytes of footers and indexes that one shard keeps at most, counted by the largest few.
+const MAX_FOOTER_BYTES: usize = 64 << 20;
+
+/// Arrow's type of time.
+pub(crate) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Nanosecond, None)
+}
+
+/// Arrow's type of a field.
+pub(crate) fn field_type(kind: ColumnType) -> DataType {
+    match kind {
+        ColumnType::F64 => DataType::Float64,
+        ColumnType::I64 => DataType::Int64,
+        ColumnType::U64 => DataType::UInt64,
+        ColumnType::Bool => DataType::Boolean,
+        ColumnType::Str => DataType::Utf8View,
+    }
+}
+
+/// The series key of a row in a batch whose columns are time, then `tags` tags in key order.
+fn key_of(batch: &RecordBatch, tags: usize, row: usize) -> Vec<u8> {
+    let mut key = Vec::new();
+    let values = (1..=tags).map(|i| {
+        let column = batch.column(i).as_string_view();
+        column.is_valid(row).then(|| column.value(row))
+    });
+    write_key(&mut key, values);
+    key
+}
+
+/// The Parquet files of one replica of one shard.
+#[derive(Debug)]
+pub struct ParquetFiles {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    replica: ReplicaId,
+    next: AtomicU64,
+    open: Mutex<OpenFiles>,
+}
+
+/// Open files by path, with the turn in which each was last used.
+#[derive(Debug, Default)]
+struct OpenFiles {
+    files: HashMap<String, (Arc<ParquetFile>, u64)>,
+    bytes: usize,
+    turn: u64,
+}
+
+impl ParquetFiles {
+    /// The files below a shard's folder.
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, replica: ReplicaId) -> Arc<ParquetFiles> {
+        Arc::new(ParquetFiles { disk, dir, replica, next: AtomicU64::new(0), open: Mutex::default() })
+    }
+
+    /// The shard's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The replica whose files these are.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Begins a new file.
+    pub fn create(self: &Arc<Self>, new: NewFile) -> Result<FileWriter> {
+        FileWriter::create(self, new)
+    }
+
+    /// Opens a file that the manifest names; an open one is shared.
+    pub fn open(&self, meta: &FileMeta) -> Result<Arc<ParquetFile>> {
+        if let Some(file) = self.open.lock().get(&meta.path) {
+            return Ok(file);
+        }
+        // Not under the lock: a slow disk must not hold up scans of files that are open. Two scans may open one file
+        // twice; the second replaces the first.
+        let file = Arc::new(ParquetFile::open(&*self.disk, self.dir.join(&meta.path), meta)?);
+        self.open.lock().insert(meta.path.clone(), file.clone());
+        Ok(file)
+    }
+
+    /// Reads a file back and compares every byte with what the manifest says of it.
+    pub fn verify(&self, meta: &FileMeta) -> Result<()> {
+        let path = self.dir.join(&meta.path);
+        check_bytes(&*self.disk, &path, meta.bytes, meta.checksum)?;
+        let file = ParquetFile::open(&*self.disk, path.clone(), meta)?;
+        if file.rows() != meta.rows {
+            return Err(read::corrupt(&path, meta.bytes, format!("it has {} rows and should have {}", file.rows(), meta.rows)));
+        }
+        Ok(())
+    }
+
+    /// Makes the names of files durable, each folder once; before this no manifest may name them.
+    pub fn sync_folders<'a>(&self, files: impl IntoIterator<Item = &'a FileMeta>) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for file in files {
+            let path = self.dir.join(&file.path);
+            folders.extend(path.ancestors().skip(1).take_while(|p| p.starts_with(&self.dir)).map(Path::to_owned));
+        }
+        // Deepest first: a folder's name is durable once its parent is synced.
+        folders.iter().rev().try_for_each(|folder| self.disk.sync_dir(folder).map_err(|e| Error::io("sync", folder, e)))
+    }
+
+    /// Removes files that nothing names any more. One that cannot be removed is left to the next start's search for orphans.
+    pub fn remove<'a>(&self, paths: impl IntoIterator<Item = &'a str>) {
+        for relative in paths {
+            self.open.lock().forget(relative);
+            let path = self.dir.join(relative);
+            match self.disk.remove(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(path = %path.display(), %error, "could not remove a file that is not needed any more"),
+            }
+        }
+    }
+
+    /// Every Parquet file in the shard's folder, by path below it, whether the manifest names it or not.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let databases = self.below(names::FOLDER)?;
+        for table in self.each_below(&databases)? {
+            for folder in self.below(&table)? {
+                found.extend(self.below(&folder)?.into_iter().filter(|path| path.ends_with(".parquet")));
+            }
+        }
+        Ok(found)
+    }
+
+    fn each_below(&self, folders: &[String]) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for folder in folders {
+            all.extend(self.below(folder)?);
+        }
+        Ok(all)
+    }
+
+    fn below(&self, folder: &str) -> Result<Vec<String>> {
+        let path = self.dir.join(folder);
+        let names = self.disk.list(&path).map_err(|e| Error::io("list", &path, e))?;
+        let names = names.iter().filter_map(|name| name.file_name()?.to_str());
+        Ok(names.map(|name| format!("{folder}/{name}")).collect())
+    }
+}
+
+/// Reads a whole file and compares length and xxh3-64 with what they should be.
+pub(crate) fn check_bytes(disk: &dyn Disk, path: &Path, bytes: u64, checksum: u64) -> Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let file = disk.open(path).map_err(|e| Error::io("open", path, e))?;
+    let len = file.len().map_err(|e| Error::io("read the length of", path, e))?;
+    if len != bytes {
+        return Err(read::corrupt(path, len, format!("it has {len} bytes and should have {bytes}")));
+    }
+    let mut hash = Xxh3::new();
+    let mut buffer = vec![0; CHUNK.min(len as usize)];
+    let mut at = 0;
+    while at < len {
+        let part = &mut buffer[..CHUNK.min((len - at) as usize)];
+        file.read_exact_at(part, at).map_err(|e| Error::io("read", path, e))?;
+        hash.update(part);
+        at += part.len() as u64;
+    }
+    if hash.digest() != checksum {
+        return Err(read::corrupt(path, 0, "the checksum of the whole file does not match"));
+    }
+    Ok(())
+}
+
+impl OpenFiles {
+    fn get(&mut self, path: &str) -> Option<Arc<ParquetFile>> {
+        self.turn += 1;
+        let (file, used) = self.files.get_mut(path)?;
+        *used = self.turn;
+        Some(file.clone())
+    }
+
+    fn insert(&mut self, path: String, file: Arc<ParquetFile>) {
+        self.turn += 1;
+        self.bytes += file.memory_bytes();
+        if let Some((old, _)) = self.files.insert(path, (file, self.turn)) {
+            self.bytes -= old.memory_bytes();
+        }
+        while self.files.len() > 1 && (self.files.len() > MAX_OPEN_FILES || self.bytes > MAX_FOOTER_BYTES) {
+            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
+            self.forget(&oldest.expect("there are files"));
+        }
+    }
+
+    fn forget(&mut self, path: &str) {
+        if let Some((old, _)) = self.files.remove(path) {
+            self.bytes -= old.memory_bytes();
+        }
+    }
+}
