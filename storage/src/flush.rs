@@ -60,7 +60,7 @@ fn write_tables(
     for table in tables {
         let table = table?;
         let new = NewFile { database: table.database, table: table.schema, day: None, level: 0, from, to, effort: Effort::Cheap };
-        let mut by_day = ByDay::new(files, new, &table.days);
+        let mut by_day = ByDay::with_days(files, new, &days_apart(&table.days));
         for batch in table.rows {
             by_day.write(&batch?)?;
         }
@@ -92,14 +92,8 @@ pub(crate) struct ByDay {
 }
 
 impl ByDay {
-    fn new(files: &Arc<ParquetFiles>, new: NewFile, days: &BTreeMap<i32, u64>) -> ByDay {
-        let apart = days_apart(days).into_iter().map(|day| (day, None)).collect();
-        ByDay { files: files.clone(), new, apart, late: None }
-    }
-
-    #[allow(dead_code, reason = "compaction cuts late files with it")]
-    /// A file of its own for every one of these days.
-    pub(crate) fn all_apart(files: &Arc<ParquetFiles>, new: NewFile, days: &[i32]) -> ByDay {
+    /// A file of its own for each of these days.
+    pub(crate) fn with_days(files: &Arc<ParquetFiles>, new: NewFile, days: &[i32]) -> ByDay {
         ByDay { files: files.clone(), new, apart: days.iter().map(|&day| (day, None)).collect(), late: None }
     }
 

@@ -6,6 +6,7 @@
 //! drawn in [`write`], [`names`] and [`pages`]. Which files count is the manifest's business, not this module's.
 
 pub mod encoding;
+mod inspect;
 mod leaving;
 pub mod names;
 mod pages;
@@ -30,6 +31,7 @@ use crate::manifest::FileMeta;
 use crate::{Error, Result};
 
 pub use encoding::Effort;
+pub use inspect::{ColumnReport, FileReport, inspect};
 pub use leaving::{KEEP_DROPPED_NS, Leaving};
 pub use read::ParquetFile;
 pub use write::{FileWriter, NewFile};
@@ -123,13 +125,7 @@ impl ParquetFiles {
 
     /// Reads a file back and compares every byte with what the manifest says of it.
     pub fn verify(&self, meta: &FileMeta) -> Result<()> {
-        let path = self.dir.join(&meta.path);
-        check_bytes(&*self.disk, &path, meta.bytes, meta.checksum)?;
-        let file = ParquetFile::open(&*self.disk, path.clone(), meta)?;
-        if file.rows() != meta.rows {
-            return Err(read::corrupt(&path, meta.bytes, format!("it has {} rows and should have {}", file.rows(), meta.rows)));
-        }
-        Ok(())
+        verify(&*self.disk, &self.dir, meta)
     }
 
     /// Makes the names of files durable, each folder once; before this no manifest may name them.
@@ -184,8 +180,19 @@ impl ParquetFiles {
     }
 }
 
+/// Reads a file below the shard's folder `dir` and compares every byte with what the manifest says of it.
+pub fn verify(disk: &dyn Disk, dir: &Path, meta: &FileMeta) -> Result<()> {
+    let path = dir.join(&meta.path);
+    check_bytes(disk, &path, meta.bytes, meta.checksum)?;
+    let file = ParquetFile::open(disk, path.clone(), meta)?;
+    if file.rows() != meta.rows {
+        return Err(read::corrupt(&path, meta.bytes, format!("it has {} rows and should have {}", file.rows(), meta.rows)));
+    }
+    Ok(())
+}
+
 /// Reads a whole file and compares length and xxh3-64 with what they should be.
-pub(crate) fn check_bytes(disk: &dyn Disk, path: &Path, bytes: u64, checksum: u64) -> Result<()> {
+fn check_bytes(disk: &dyn Disk, path: &Path, bytes: u64, checksum: u64) -> Result<()> {
     const CHUNK: usize = 1 << 20;
     let file = disk.open(path).map_err(|e| Error::io("open", path, e))?;
     let len = file.len().map_err(|e| Error::io("read the length of", path, e))?;

@@ -59,7 +59,7 @@ pub(super) fn corrupt(path: &Path, at: u64, what: impl Into<String>) -> Error {
 }
 
 /// Runs the Parquet library on bytes from the disk: its panics are damage like its errors.
-fn guarded<T>(path: &Path, at: u64, decode: impl FnOnce() -> std::result::Result<T, String>) -> Result<T> {
+pub(super) fn guarded<T>(path: &Path, at: u64, decode: impl FnOnce() -> std::result::Result<T, String>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(what)) => Err(corrupt(path, at, what)),
