@@ -77,6 +77,16 @@ pub enum Error {
         /// The library's reason.
         message: String,
     },
+    /// A question was planned with an older schema than rows have that it would meet: plan it again.
+    #[error("table '{table}' has schema version {newest} by now and was asked with version {asked}: ask again")]
+    StaleSchema {
+        /// The table.
+        table: std::sync::Arc<str>,
+        /// The version that the question was planned with.
+        asked: u32,
+        /// The highest version that a row was written with.
+        newest: u32,
+    },
     /// The shard was closed or has stopped after an earlier error.
     #[error("{what} has stopped: {why}")]
     Stopped {
@@ -91,7 +101,7 @@ impl Error {
     /// What the one who gets it can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::DiskFull { .. } => ErrorKind::TryAgain,
+            Error::DiskFull { .. } | Error::StaleSchema { .. } => ErrorKind::TryAgain,
             _ => ErrorKind::Broken,
         }
     }

@@ -9,25 +9,25 @@
 //! | [`entry`] | what one entry of a shard's log says, and its bytes |
 //! | [`wal`] | the write-ahead log: append, sync, recover, purge |
 //! | [`disk`] | the one seam to the file system |
-//! | [`memtable`] | applied points that are not yet in a file, and the last row of each series |
+//! | `memtable` | applied points that are not yet in a file |
+//! | `last_rows` | the newest row of each series in the files, kept at hand |
 //! | [`flush`], [`parquet_file`], [`manifest`], [`compaction`] | memtable to file, one file, which files are live, files to fewer files |
 //! | [`scan`], [`merge`] | a consistent view of memtable and files as sorted, merged record batches |
 //! | [`retries`] | what was answered to which request |
-//! | [`snapshot`] | the state at the flushed index |
 
 pub mod compaction;
 pub mod disk;
 pub mod entry;
 pub mod error;
 pub mod flush;
+mod last_rows;
 pub mod manifest;
-pub mod memtable;
+mod memtable;
 pub mod merge;
 pub mod parquet_file;
 pub mod retries;
 pub mod scan;
 pub mod shard;
-pub mod snapshot;
 pub mod wal;
 
 pub use entry::{Entry, Outcome, WritePart};

@@ -80,6 +80,11 @@ impl Runs {
         &self.keys[start..self.key_ends[i] as usize]
     }
 
+    /// About how many bytes of memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.len() + (self.ends.len() + self.key_ends.len()) * size_of::<u32>()
+    }
+
     /// The last run, `from` or later, whose key is before `bound`; run `from` is.
     pub(crate) fn last_before(&self, bound: &[u8], from: usize) -> usize {
         let mut step = 1;

@@ -18,6 +18,10 @@ pub const KEEP_DROPPED_NS: i64 = Timestamp::DAY;
 pub struct Leaving {
     compacted: Vec<Arc<FileMeta>>,
     dropped: Vec<(Arc<FileMeta>, Option<Timestamp>)>,
+    /// Paths of files that were dropped before this process began.
+    dropped_before: Vec<String>,
+    /// When this process first looked at them.
+    began: Option<Timestamp>,
 }
 
 impl Leaving {
@@ -31,13 +35,18 @@ impl Leaving {
         self.dropped.push((file, None));
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.compacted.is_empty() && self.dropped.is_empty()
+    /// The file's rows were dropped before this process began: nobody reads it.
+    pub fn dropped_before(&mut self, path: String) {
+        self.dropped_before.push(path);
     }
 
-    /// Gives, once, the paths of the files that can be removed now.
-    pub fn sweep(&mut self, now: Timestamp) -> Vec<String> {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.compacted.is_empty() && self.dropped.is_empty() && self.dropped_before.is_empty()
+    }
+
+    /// Gives, once, the paths of the files that can be removed now; while the time is not known, no dropped ones.
+    pub fn sweep(&mut self, now: Option<Timestamp>) -> Vec<String> {
         let mut free = Vec::new();
         self.compacted.retain(|file| {
             let pinned = Arc::strong_count(file) > 1;
@@ -46,6 +55,7 @@ impl Leaving {
             }
             pinned
         });
+        let Some(now) = now else { return free };
         self.dropped.retain_mut(|(file, seen)| {
             let since = now.0.saturating_sub(seen.get_or_insert(now).0);
             let stays = Arc::strong_count(file) > 1 || since < KEEP_DROPPED_NS;
@@ -54,6 +64,10 @@ impl Leaving {
             }
             stays
         });
+        let began = self.began.get_or_insert(now).0;
+        if now.0.saturating_sub(began) >= KEEP_DROPPED_NS {
+            free.append(&mut self.dropped_before);
+        }
         free
     }
 }
@@ -70,9 +84,9 @@ mod tests {
         let view = pinned.clone();
         leaving.compacted(pinned);
         leaving.compacted(Arc::new(file("b", 1, 3..=4)));
-        assert_eq!(leaving.sweep(Timestamp(0)), [file("b", 1, 3..=4).path]);
+        assert_eq!(leaving.sweep(Some(Timestamp(0))), [file("b", 1, 3..=4).path]);
         drop(view);
-        assert_eq!(leaving.sweep(Timestamp(0)), [file("a", 1, 1..=2).path]);
+        assert_eq!(leaving.sweep(Some(Timestamp(0))), [file("a", 1, 1..=2).path]);
         assert!(leaving.is_empty());
     }
 
@@ -81,9 +95,9 @@ mod tests {
         let mut leaving = Leaving::default();
         leaving.dropped(Arc::new(file("a", 1, 1..=2)));
         let start = 1_000;
-        assert!(leaving.sweep(Timestamp(start)).is_empty());
-        assert!(leaving.sweep(Timestamp(start + KEEP_DROPPED_NS - 1)).is_empty());
-        assert_eq!(leaving.sweep(Timestamp(start + KEEP_DROPPED_NS)).len(), 1);
+        assert!(leaving.sweep(Some(Timestamp(start))).is_empty());
+        assert!(leaving.sweep(Some(Timestamp(start + KEEP_DROPPED_NS - 1))).is_empty());
+        assert_eq!(leaving.sweep(Some(Timestamp(start + KEEP_DROPPED_NS))).len(), 1);
         assert!(leaving.is_empty());
     }
 }

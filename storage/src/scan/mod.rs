@@ -2,6 +2,12 @@
 //!
 //! Rows come out in order of (series key, time), each identity once, merged field by field (DESIGN rules 1, 2, 9). Below
 //! the merge only time, tags and the routing hash prune. Field predicates are the query's business.
+//!
+//! A question goes to as few sources as can have an answer, and is merged only where sources overlap in their series: a
+//! source that stands alone is passed through as it is, sources of different series follow each other.
+
+mod key_filter;
+pub(crate) mod view;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -10,6 +16,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use model::{ColumnId, ColumnKind, ColumnType, TableSchema};
 
+pub(crate) use self::key_filter::KeyFilter;
+pub use self::view::View;
 use crate::Result;
 
 /// A column of a scan's output.
@@ -45,30 +53,8 @@ pub struct ScanRequest {
     pub batch_rows: usize,
 }
 
-/// Memtable and files of one shard as of one log index; files stay on disk until it is dropped.
-#[derive(Debug)]
-pub struct View {}
-
 /// A scan's output: batches in order of (series key, time). It blocks on the disk; run it on a blocking thread.
 pub type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
-
-impl View {
-    /// Reads the request's rows.
-    pub fn scan(&self, _request: &ScanRequest) -> Result<Rows> {
-        unimplemented!("storage-memtable owner")
-    }
-
-    /// The newest row of each series that passes the tag filters (`request.times` is ignored), whole rows only; `None`
-    /// where only the files can tell (DESIGN rule 11).
-    pub fn latest(&self, _request: &ScanRequest) -> Result<Option<Vec<RecordBatch>>> {
-        unimplemented!("storage-memtable owner")
-    }
-
-    /// An upper bound of the rows that [`scan`](View::scan) would give, from statistics alone.
-    pub fn estimate(&self, _request: &ScanRequest) -> u64 {
-        unimplemented!("storage-memtable owner")
-    }
-}
 
 /// The Arrow schema of a table as SQL sees it: `time`, tags in key order, fields oldest first.
 pub fn arrow_schema(table: &TableSchema) -> SchemaRef {

@@ -1,0 +1,329 @@
+//! A shard's whole life on one screen: open, apply, seal, flush, compact, view.
+//!
+//! The shard is a state machine over its log: applying the same entries gives the same state on every replica. Applying
+//! never waits for a scan, a flush or a compaction, which work on what they captured; it touches the disk only to save
+//! the manifest after an edit. The state on disk is that of the flushed index (DESIGN rule 5): its owner replays the
+//! log from there, and replaying an entry whose effect is on disk already changes nothing.
+//!
+//! It does not know who may write, how entries were agreed on, or what becomes of an outcome.
+//!
+//! Locks, in this order: `flushing` or `compacting` (one upkeep of a kind at a time), `saving` (one manifest at a time),
+//! `state` (never held over anything that waits for the disk).
+
+mod state;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::{Catalog, LogIndex, ReplicaId, ShardId, TableId, TableSchema, Term, Timestamp};
+use parking_lot::Mutex;
+
+use self::state::{Sealed, State};
+use crate::compaction::{self, Eagerness};
+use crate::disk::Disk;
+use crate::entry::{Entry, Outcome};
+use crate::flush::{self, FlushTable};
+use crate::last_rows::TableLastRows;
+use crate::manifest::{FileMeta, Manifest, ManifestEdit};
+use crate::merge::{merge, whole_layout};
+use crate::parquet_file::ParquetFiles;
+use crate::scan::{Rows, ScanRequest, View};
+use crate::{Error, Result};
+
+/// Rows per batch that flush and compaction work with.
+const UPKEEP_BATCH_ROWS: usize = 16 * 1024;
+/// Rows in files up to which a table's newest rows are read from them after a start; a larger table is asked from its files.
+const RECALL_ROWS: u64 = 50_000_000;
+
+/// How a shard is kept.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// The file system.
+    pub disk: Arc<dyn Disk>,
+    /// The shard's folder.
+    pub dir: PathBuf,
+    /// Which shard.
+    pub shard: ShardId,
+    /// Which replica of it: file names carry it.
+    pub replica: ReplicaId,
+    /// Memtable bytes at which the shard asks to be sealed.
+    pub flush_bytes: usize,
+    /// Bytes of last rows kept at hand.
+    pub last_rows_bytes: usize,
+}
+
+/// Figures for `system.shards`, metrics and the maintenance loop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// The last entry applied.
+    pub applied: Option<LogIndex>,
+    /// Everything up to here is in files.
+    pub flushed: Option<LogIndex>,
+    /// Rows in memtables.
+    pub memtable_rows: u64,
+    /// Bytes of memtables.
+    pub memtable_bytes: u64,
+    /// Live files.
+    pub files: u64,
+    /// Their bytes.
+    pub file_bytes: u64,
+    /// Their rows.
+    pub file_rows: u64,
+}
+
+/// One replica of one shard.
+///
+/// One caller at a time applies entries; flush, compaction and views may run beside it on other threads.
+pub struct Shard {
+    options: ShardOptions,
+    parquet: Arc<ParquetFiles>,
+    flushing: Mutex<()>,
+    compacting: Mutex<()>,
+    saving: Mutex<()>,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("shard", &self.options.shard).field("dir", &self.options.dir).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Opens the shard's folder, or founds it. The state is that of the flushed index: the log is replayed from there
+    /// by whoever owns it.
+    pub fn open(options: ShardOptions) -> Result<Shard> {
+        let (disk, dir) = (&options.disk, &options.dir);
+        disk.create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        let manifest = Manifest::load(&**disk, dir)?.unwrap_or_default();
+        let parquet = ParquetFiles::new(disk.clone(), dir.clone(), options.replica);
+        let found = parquet.list()?;
+        let orphans = manifest.orphans(found.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
+        let state = State::restore(manifest, orphans).map_err(|e| Error::Corrupt {
+            path: dir.join(crate::manifest::FILE),
+            at: e.at as u64,
+            what: format!("its retry table has a {e}"),
+        })?;
+        tracing::info!(shard = %options.shard, files = state.figures().files, flushed = ?state.figures().flushed, "shard opened");
+        Ok(Shard {
+            parquet,
+            flushing: Mutex::default(),
+            compacting: Mutex::default(),
+            saving: Mutex::default(),
+            state: Mutex::new(state),
+            options,
+        })
+    }
+
+    /// The position that the state covers which is not only in memory, and the membership that was in force there:
+    /// replay starts after it.
+    pub fn flushed(&self) -> (Option<(Term, LogIndex)>, Vec<u8>) {
+        let state = self.state.lock();
+        (state.manifest().flushed, state.manifest().membership.clone())
+    }
+
+    /// Applies a committed entry; one outcome per write part, or one for any other entry.
+    pub fn apply(&self, term: Term, index: LogIndex, entry: &Entry) -> Result<Vec<Outcome>> {
+        let outcome = match entry {
+            Entry::Write(parts) => return Ok(self.state.lock().write(index, parts)),
+            Entry::Seal => self.state.lock().seal(term, index),
+            Entry::Manifest(edit) => {
+                // Rule 4: without its files an edit has no effect here, the rows stay where they are.
+                let missing = self.missing(edit);
+                let outcome = self.state.lock().edit(index, edit, missing.is_none());
+                if let Some(path) = missing.filter(|_| outcome == Outcome::Ignored) {
+                    tracing::warn!(shard = %self.options.shard, %index, path, "a manifest edit names a file that is not here, or not any more");
+                }
+                self.save_soon();
+                outcome
+            }
+            Entry::Retention { database, cutoff } => self.state.lock().retain(index, *database, *cutoff),
+            Entry::DropTable { table } => self.state.lock().drop_table(index, *table),
+        };
+        Ok(vec![outcome])
+    }
+
+    /// Takes note of an entry that has no effect on rows (raft's blank and membership entries). `membership` is what
+    /// [`flushed`](Shard::flushed) gives once this index is flushed (openraft's, opaque here).
+    pub fn apply_other(&self, _term: Term, index: LogIndex, membership: Option<Vec<u8>>) -> Result<()> {
+        self.state.lock().other(index, membership);
+        Ok(())
+    }
+
+    /// Whether the memtable is so large that a seal should be proposed.
+    pub fn wants_seal(&self) -> bool {
+        self.state.lock().active_bytes() >= self.options.flush_bytes
+    }
+
+    /// Whether there is any row that no file has (of `table`, or of all).
+    pub fn has_unflushed(&self, table: Option<TableId>) -> bool {
+        self.state.lock().has_unflushed(table)
+    }
+
+    /// Writes the oldest sealed memtable to files, verifies and syncs them, and gives the edit to propose. `None`: nothing
+    /// is sealed. The catalog must know every table that was written to; rows of tables that it has forgotten leave.
+    pub fn flush(&self, catalog: &Catalog) -> Result<Option<ManifestEdit>> {
+        let _one_at_a_time = self.flushing.lock();
+        self.upkeep()?;
+        let (start, sealed, view) = {
+            let state = self.state.lock();
+            let Some(sealed) = state.oldest_sealed() else { return Ok(None) };
+            (state.manifest().flushed.map(|(_, index)| index), sealed, self.capture(&state))
+        };
+        let tables = sealed.tables.iter().filter_map(|(&id, rows)| {
+            let Some((database, schema)) = catalog.table(id) else {
+                tracing::warn!(shard = %self.options.shard, table = %id, rows = rows.rows(), "rows of a table that the catalog has forgotten leave");
+                return None;
+            };
+            if schema.version < rows.schema_version() {
+                return Some(Err(Error::StaleSchema { table: schema.name.clone(), asked: schema.version, newest: rows.schema_version() }));
+            }
+            let mut request = whole(schema);
+            if let Some(&cutoff) = view.cutoffs.get(&schema.database.0) {
+                request.times = cutoff..=i64::MAX;
+            }
+            let sorted = rows.sorted(&request);
+            (sorted.len() > 0).then(|| {
+                Ok(FlushTable { database: database.name.clone(), schema: schema.clone(), days: rows.days(), rows: sorted.read(&request) })
+            })
+        });
+        let (term, end) = sealed.end;
+        let files = flush::flush(&self.parquet, sealed.start, end, tables)?;
+        let last_rows = self.last_rows_after(&view, &sealed, catalog)?;
+        self.state.lock().expect_flush(end, last_rows, self.options.last_rows_bytes);
+        Ok(Some(ManifestEdit::Flush { start, end, term, files, replica: self.options.replica }))
+    }
+
+    /// Runs the next compaction that pays (`full`: until each row stands once, then `None`), and gives the edit to propose.
+    pub fn compact(&self, catalog: &Catalog, table: Option<TableId>, full: bool) -> Result<Option<ManifestEdit>> {
+        let _one_at_a_time = self.compacting.lock();
+        self.upkeep()?;
+        self.recall(catalog);
+        // The view keeps the inputs on disk until their rows are in the output.
+        let view = self.view();
+        let known = |file: &&Arc<FileMeta>| catalog.table(file.table).is_some();
+        let files = view.files.values().flatten().filter(known).map(|file| &**file);
+        let eagerness = if full { Eagerness::UntilEachRowStandsOnce } else { Eagerness::WhenItPays };
+        let Some(plan) = compaction::plan(files, &view.cutoffs, table, eagerness) else { return Ok(None) };
+        let (database, schema) = catalog.table(plan.table).expect("only files of known tables were offered");
+        let cutoff = Timestamp(view.cutoffs.get(&database.id.0).copied().unwrap_or(i64::MIN));
+        compaction::compact(&self.parquet, &plan, database.name.clone(), schema, cutoff).map(Some)
+    }
+
+    /// Memtable and files as of the last applied entry.
+    pub fn view(&self) -> View {
+        self.capture(&self.state.lock())
+    }
+
+    /// All live files.
+    pub fn files(&self) -> Vec<FileMeta> {
+        self.state.lock().manifest().files.values().cloned().collect()
+    }
+
+    /// The first log index that must be kept: everything before it is in files that the manifest on disk names.
+    pub fn purgeable(&self) -> Option<LogIndex> {
+        self.state.lock().saved().map(LogIndex::next)
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> ShardStats {
+        self.state.lock().figures()
+    }
+
+    fn capture(&self, state: &State) -> View {
+        state.capture(self.parquet.clone())
+    }
+
+    /// A file that an edit brings and that is not here.
+    fn missing<'a>(&self, edit: &'a ManifestEdit) -> Option<&'a str> {
+        let here = |file: &&FileMeta| self.options.disk.open(&self.options.dir.join(&file.path)).is_ok();
+        edit.files().iter().find(|file| !here(file)).map(|file| file.path.as_str())
+    }
+
+    /// Saves what is not saved yet and removes files that nothing needs any more.
+    fn upkeep(&self) -> Result<()> {
+        self.save()?;
+        let free = self.state.lock().sweep();
+        if !free.is_empty() {
+            tracing::debug!(shard = %self.options.shard, files = free.len(), "files removed that nothing names any more");
+            self.parquet.remove(free.iter().map(String::as_str));
+        }
+        Ok(())
+    }
+
+    /// Saves the manifest; a failure is told by the next upkeep, which tries again. Until then the log is kept.
+    fn save_soon(&self) {
+        if let Err(error) = self.save() {
+            tracing::warn!(shard = %self.options.shard, %error, "the manifest could not be saved; the log is kept until it is");
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        let _one_at_a_time = self.saving.lock();
+        let Some(mut manifest) = self.state.lock().begin_save() else { return Ok(()) };
+        let saved = manifest.save(&*self.options.disk, &self.options.dir);
+        self.state.lock().end_save(&manifest, saved.is_ok());
+        saved
+    }
+
+    /// Reads the newest rows of tables whose files hold rows from before this process, so that they are at hand again.
+    ///
+    /// A table that cannot be read or is too large is asked from its files: slower, never wrong.
+    fn recall(&self, catalog: &Catalog) {
+        let (view, tables) = {
+            let mut state = self.state.lock();
+            (self.capture(&state), state.take_unsure())
+        };
+        for id in tables {
+            let files = view.files.get(&id).map_or(&[] as &[Arc<FileMeta>], Vec::as_slice);
+            let rows: u64 = files.iter().map(|f| f.rows).sum();
+            let Some((_, schema)) = catalog.table(id) else { continue };
+            if rows > RECALL_ROWS {
+                continue;
+            }
+            let in_files = View { memtables: Vec::new(), ..view.clone() };
+            let newest = in_files.scan(&whole(schema)).and_then(|rows| TableLastRows::of(schema, rows, self.options.last_rows_bytes));
+            match newest {
+                Ok(newest) => self.state.lock().recalled(id, view.flushed, newest.map(Arc::new), self.options.last_rows_bytes),
+                Err(error) => {
+                    tracing::warn!(shard = %self.options.shard, table = %id, %error, "the newest rows of a table could not be read")
+                }
+            }
+        }
+    }
+
+    /// What the newest rows of the sealed memtable's tables will be once it is flushed; `None` where that is not sure.
+    fn last_rows_after(&self, view: &View, sealed: &Sealed, catalog: &Catalog) -> Result<HashMap<TableId, Option<Arc<TableLastRows>>>> {
+        let mut after = HashMap::new();
+        for (&id, rows) in sealed.tables.iter() {
+            let Some((_, schema)) = catalog.table(id) else { continue };
+            let request = whole(schema);
+            let mut sources: Vec<Rows> = Vec::new();
+            match view.last_rows.get(&id) {
+                Some(known) => sources.push(known.read(&request)),
+                None if view.files.get(&id).is_none_or(Vec::is_empty) => {}
+                None => {
+                    after.insert(id, None);
+                    continue;
+                }
+            }
+            sources.push(rows.newest(&request).read(&request));
+            let merged = merge(schema, &request.projection, sources, UPKEEP_BATCH_ROWS);
+            after.insert(id, TableLastRows::of(schema, merged, self.options.last_rows_bytes)?.map(Arc::new));
+        }
+        Ok(after)
+    }
+}
+
+/// Asks for all rows of a table, with all columns.
+fn whole(table: &Arc<TableSchema>) -> ScanRequest {
+    ScanRequest {
+        table: table.clone(),
+        projection: whole_layout(table),
+        times: i64::MIN..=i64::MAX,
+        tags: Vec::new(),
+        batch_rows: UPKEEP_BATCH_ROWS,
+    }
+}
