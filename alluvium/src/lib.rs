@@ -19,5 +19,6 @@ pub mod commands;
 pub mod config;
 pub mod exit;
 pub mod listen;
+pub mod node;
 pub mod print;
 pub mod telemetry;

@@ -38,6 +38,7 @@ pub use error::Error;
 pub use metrics::Metrics;
 pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, ShardStatus};
 pub use shard_map::ShardMap;
+pub use state_file::check_state_files;
 pub use storage::entry::{Outcome, RetryWindow, WritePart};
 
 /// What cluster's functions give.

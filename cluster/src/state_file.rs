@@ -7,7 +7,7 @@
 //! A file is replaced atomically: the new one is written beside it, synced, and renamed over it. Numbers are little-endian.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use storage::Error as StorageError;
 use storage::disk::Disk;
@@ -86,6 +86,16 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, kind: StateFile) -> Result<Opti
         return Err(corrupt(end, "its checksum does not match").into());
     }
     Ok(Some(bytes[HEAD_BYTES..end].to_vec()))
+}
+
+/// Reads every state file of a data directory, for people who check a stopped one; gives those that are damaged.
+pub fn check_state_files(disk: &dyn Disk, data_dir: &Path) -> Vec<(PathBuf, crate::Error)> {
+    let mut files = vec![(data_dir.join("identity"), StateFile::Identity), (data_dir.join("meta").join("snapshot"), StateFile::Metadata)];
+    match disk.list(&data_dir.join("shards")) {
+        Ok(shards) => files.extend(shards.into_iter().map(|shard| (shard.join("replica"), StateFile::Replica))),
+        Err(e) => return vec![(data_dir.join("shards"), StorageError::io("list", data_dir.join("shards"), e).into())],
+    }
+    files.into_iter().filter_map(|(path, kind)| load(disk, &path, kind).err().map(|error| (path, error))).collect()
 }
 
 fn listed(disk: &dyn Disk, path: &Path) -> Result<bool> {

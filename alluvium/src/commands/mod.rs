@@ -4,6 +4,10 @@
 
 mod completions;
 mod config;
+mod demo;
+mod doctor;
+mod inspect;
+mod serve;
 mod simulate;
 mod sql;
 mod write;
@@ -39,12 +43,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a node (the default)
+    Serve(serve::ServeArgs),
+    /// See the whole product in half a minute: devices write, SQL answers, every point is checked
+    Demo(demo::DemoArgs),
     /// Run one query, or open the shell when none is given
     Sql(sql::SqlArgs),
     /// Send line protocol from files or standard input
     Write(write::WriteArgs),
     /// Play a fleet of devices that writes and can check what it wrote
     Simulate(simulate::SimulateArgs),
+    /// Print what a file of a data directory holds and whether its checksums are right
+    Inspect(inspect::InspectArgs),
+    /// Check every checksum of a stopped data directory; changes nothing
+    Doctor(doctor::DoctorArgs),
     /// Show the settings in effect, print a default file, check a file
     Config(config::ConfigArgs),
     /// Print the completion script for a shell
@@ -65,9 +77,13 @@ pub fn run(mut argv: Vec<OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
+        Command::Serve(args) => serve::run(&args, &argv),
+        Command::Demo(args) => client_runtime().and_then(|r| r.block_on(demo::run(args))),
         Command::Sql(args) => sql::run(args),
         Command::Write(args) => client_runtime().and_then(|r| r.block_on(write::run(args))),
         Command::Simulate(args) => client_runtime().and_then(|r| r.block_on(interruptible(simulate::run(args)))),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => config::run(&args, &argv),
         Command::Completions(args) => completions::run(&args),
     };

@@ -12,6 +12,7 @@
 //! `durable_end` is one above the last record that was durable at the time of the save: a log that ends before it is
 //! damaged. `cut_segment` and `cut_offset` say that a truncation has begun there and must be finished (0: none).
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,22 +115,19 @@ impl HardState {
     pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<HardState> {
         let path = HardState::path_in(dir);
         let file = disk.segment(&path, FILE_BYTES).map_err(|e| Error::io("open", &path, e))?;
-        let mut slots = Vec::with_capacity(2);
-        for slot in 0..2 {
-            let mut bytes = vec![0; SLOT_BYTES];
-            file.read(slot * SLOT_BYTES as u64, &mut bytes).map_err(|e| Error::io("read", &path, e))?;
-            slots.push(Saved::decode(&bytes, &path)?);
-        }
-        let newest = slots.iter().flatten().max_by_key(|saved| saved.counter).cloned();
-        let Some(saved) = newest else {
-            return Err(Error::Corrupt { path, at: 0, what: "neither of its two slots has the right checksum".to_owned() });
-        };
-        let stale = slots.iter().position(|slot| slot.as_ref() != Some(&saved));
-        let mut state = HardState { file, path, saved, first_slot: stale.unwrap_or(0) as u64 };
+        let (saved, stale) = newest(&path, |at, bytes| file.read(at, bytes))?;
+        let mut state = HardState { file, path, saved, first_slot: stale.unwrap_or(0) };
         if stale.is_some() {
             state.save(|_| {})?;
         }
         Ok(state)
+    }
+
+    /// What the file says; mends nothing.
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Saved> {
+        let path = HardState::path_in(dir);
+        let file = disk.open(&path).map_err(|e| Error::io("open", &path, e))?;
+        Ok(newest(&path, |at, bytes| file.read_exact_at(bytes, at))?.0)
     }
 
     pub(super) fn saved(&self) -> &Saved {
@@ -151,6 +149,21 @@ impl HardState {
         self.saved = next;
         Ok(())
     }
+}
+
+/// The slot that counts, and the number of one that does not say the same.
+fn newest(path: &Path, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> Result<(Saved, Option<u64>)> {
+    let mut slots = Vec::with_capacity(2);
+    for slot in 0..2 {
+        let mut bytes = vec![0; SLOT_BYTES];
+        read(slot * SLOT_BYTES as u64, &mut bytes).map_err(|e| Error::io("read", path, e))?;
+        slots.push(Saved::decode(&bytes, path)?);
+    }
+    let Some(saved) = slots.iter().flatten().max_by_key(|saved| saved.counter).cloned() else {
+        return Err(Error::Corrupt { path: path.to_owned(), at: 0, what: "neither of its two slots has the right checksum".to_owned() });
+    };
+    let stale = slots.iter().position(|slot| slot.as_ref() != Some(&saved));
+    Ok((saved, stale.map(|slot| slot as u64)))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //! | `recovery` | open: torn tail or damage? |
 //! | `index`, `reader` | where each record lies; reading beside the owner |
 //! | `spares` | segments made ahead and recycled |
+//! | `survey` | what lies on disk, changing nothing |
 //! | `hard_state` | two slots that are never both bad |
 //! | `syncer` | one syncing thread per disk |
 
@@ -32,6 +33,7 @@ pub mod record;
 mod recovery;
 mod segment;
 mod spares;
+mod survey;
 mod syncer;
 
 use std::path::PathBuf;
@@ -53,6 +55,7 @@ pub use hard_state::MAX_HARD_STATE_BYTES;
 pub use metrics::Metrics;
 pub use reader::WalReader;
 pub use segment::FORMAT;
+pub use survey::{LogSurvey, SegmentSurvey, survey};
 pub use syncer::{Done, Syncer};
 
 /// A record to append.

@@ -28,6 +28,7 @@ use super::log::{Log, Tail, zero};
 use super::record::{self, CRC_BYTES, Decoded, HEAD_BYTES, NotARecord};
 use super::segment::{self, Body, HEADER_BYTES, Header, LogSegment};
 use super::spares::{self, MAX_SPARES, Spares};
+use super::survey::SegmentSurvey;
 use super::{Opened, WalOptions};
 use crate::disk::Disk;
 use crate::{Error, Result};
@@ -158,7 +159,7 @@ fn found_hard_state(disk: &dyn Disk, dir: &Path, found: &Found) -> Result<HardSt
         let what = "it is missing beside the log's segments, and with it a vote that must not be forgotten".to_owned();
         return Err(Error::Corrupt { path: HardState::path_in(dir), at: 0, what });
     }
-    let mut nonce = || disk.nonce().map(u128::from).map_err(|e| Error::io("draw an identity for", dir, e));
+    let nonce = || disk.nonce().map(u128::from).map_err(|e| Error::io("draw an identity for", dir, e));
     let identity = nonce()? << 64 | nonce()?;
     HardState::found(disk, dir, identity)
 }
@@ -188,7 +189,7 @@ fn finish_cut(disk: &dyn Disk, dir: &Path, hard: &mut HardState, segments: &mut 
 
 /// What the next record must continue.
 #[derive(Default)]
-struct Chain {
+pub(super) struct Chain {
     crc: u32,
     next: Option<LogIndex>,
     number: Option<u64>,
@@ -281,26 +282,10 @@ struct Newest {
 }
 
 fn newest_segment(disk: &dyn Disk, path: &Path, number: u64, identity: u128, chain: &mut Chain, durable_end: u64) -> Result<Newest> {
-    let len = disk.open(path).and_then(|file| file.len()).map_err(|e| Error::io("open", path, e))?;
-    if len <= HEADER_BYTES {
-        return Err(Error::Corrupt { path: path.to_owned(), at: 0, what: format!("it was cut short to {len} bytes") });
-    }
+    let len = length_of(disk, path)?;
     let file = disk.segment(path, len).map_err(|e| Error::io("open", path, e))?;
     let read = |at, buf: &mut [u8]| file.read(at, buf);
-    let header = read_header(path, number, identity, &read)?;
-    chain.enter(&header, path)?;
-    let mut window = Window::new(path, record::seed(header.epoch), len, &read);
-    let records = window.follow(chain)?;
-    let tail = window.after(records.end, chain, header.recycled)?;
-    if let Some(proof) = tail.proof {
-        let what = format!("{}, and the record at byte {proof} says that it was durable", records.stop);
-        return Err(Error::Corrupt { path: path.to_owned(), at: records.end, what });
-    }
-    let expected = chain.next.expect("the header names the first index").0;
-    if durable_end > expected {
-        let what = format!("{}, but every record before {durable_end} was durable and {expected} is missing", records.stop);
-        return Err(Error::Corrupt { path: path.to_owned(), at: records.end, what });
-    }
+    let (header, records, tail) = judge_newest(path, number, identity, chain, durable_end, len, &read)?;
     let segment = LogSegment::new(Body::Mapped(file.clone()), path.to_owned(), None, &header, records.end);
     let failed = |source| Error::SyncFailed { path: path.to_owned(), source };
     if tail.is_dirty {
@@ -315,9 +300,90 @@ fn newest_segment(disk: &dyn Disk, path: &Path, number: u64, identity: u128, cha
     Ok(Newest { indexed, end: records.end, cut_bytes: tail.cut_bytes })
 }
 
+fn length_of(disk: &dyn Disk, path: &Path) -> Result<u64> {
+    let len = disk.open(path).and_then(|file| file.len()).map_err(|e| Error::io("open", path, e))?;
+    if len <= HEADER_BYTES {
+        return Err(Error::Corrupt { path: path.to_owned(), at: 0, what: format!("it was cut short to {len} bytes") });
+    }
+    Ok(len)
+}
+
+/// Reads the newest segment: its records and what lies behind them, or the error that it is damaged. Changes nothing.
+fn judge_newest(
+    path: &Path,
+    number: u64,
+    identity: u128,
+    chain: &mut Chain,
+    durable_end: u64,
+    len: u64,
+    read: ReadAt<'_>,
+) -> Result<(Header, Followed, TailFound)> {
+    let header = read_header(path, number, identity, read)?;
+    chain.enter(&header, path)?;
+    let mut window = Window::new(path, record::seed(header.epoch), len, read);
+    let records = window.follow(chain)?;
+    let tail = window.after(records.end, chain, header.recycled)?;
+    if let Some(proof) = tail.proof {
+        let what = format!("{}, and the record at byte {proof} says that it was durable", records.stop);
+        return Err(Error::Corrupt { path: path.to_owned(), at: records.end, what });
+    }
+    let expected = chain.next.expect("the header names the first index").0;
+    if durable_end > expected {
+        let what = format!("{}, but every record before {durable_end} was durable and {expected} is missing", records.stop);
+        return Err(Error::Corrupt { path: path.to_owned(), at: records.end, what });
+    }
+    Ok((header, records, tail))
+}
+
+/// What must be known of a log to look at one of its segments.
+pub(super) struct Limits {
+    pub(super) identity: u128,
+    pub(super) durable_end: u64,
+    /// Where a truncation has begun: what lies behind it in this segment is gone.
+    pub(super) end: Option<u64>,
+}
+
+/// Reads one segment and changes nothing.
+pub(super) fn look_at(
+    disk: &dyn Disk,
+    path: &Path,
+    number: u64,
+    newest: bool,
+    limits: &Limits,
+    chain: &mut Chain,
+) -> Result<SegmentSurvey> {
+    let bytes = length_of(disk, path)?;
+    let file = disk.open(path).map_err(|e| Error::io("open", path, e))?;
+    let read = |at, buf: &mut [u8]| file.read_exact_at(buf, at);
+    let len = limits.end.map_or(bytes, |end| end.min(bytes));
+    let (header, records, torn_bytes) = if newest {
+        let (header, records, tail) = judge_newest(path, number, limits.identity, chain, limits.durable_end, len, &read)?;
+        (header, records, tail.cut_bytes)
+    } else {
+        let header = read_header(path, number, limits.identity, &read)?;
+        chain.enter(&header, path)?;
+        let records = Window::new(path, record::seed(header.epoch), len, &read).follow(chain)?;
+        chain.stop = Some((path.to_owned(), records.end, records.stop));
+        (header, records, 0)
+    };
+    let count = records.offsets.len() as u64;
+    Ok(SegmentSurvey {
+        path: path.to_owned(),
+        number,
+        first: (count > 0).then_some(header.first),
+        last: (count > 0).then(|| LogIndex(header.first.0 + count - 1)),
+        records: count,
+        marks: records.marks,
+        used_bytes: records.end,
+        bytes,
+        torn_bytes,
+    })
+}
+
 /// The records of a segment, up to the first place where none follows.
 struct Followed {
     offsets: Vec<u32>,
+    marks: u64,
     /// Where the last record ends.
     last_end: u64,
     /// Where the last record or mark ends.
@@ -376,14 +442,16 @@ impl<'a> Window<'a> {
     }
 
     fn follow(&mut self, chain: &mut Chain) -> Result<Followed> {
-        let mut found = Followed { offsets: Vec::new(), last_end: HEADER_BYTES, end: HEADER_BYTES, stop: NotARecord::Empty };
+        let mut found = Followed { offsets: Vec::new(), marks: 0, last_end: HEADER_BYTES, end: HEADER_BYTES, stop: NotARecord::Empty };
         loop {
             let next = self.record(found.end)?;
             let next = next.and_then(|record| chain.follow(&record).map(|()| record));
             match next {
                 Ok(record) => {
                     let (size, is_mark) = (record.size as u64, record.is_mark());
-                    if !is_mark {
+                    if is_mark {
+                        found.marks += 1;
+                    } else {
                         found.offsets.push(u32::try_from(found.end).expect("a segment has less than 4 GiB"));
                         found.last_end = found.end + size;
                     }

@@ -1,0 +1,343 @@
+//! A running node: what it is made of, in which order it starts, and how it stops.
+//!
+//! Start: lock the data directory, take the port, open the shards (which replays their logs), open the doors, then say
+//! `ready` and leave `node.json`. Stop: close the doors, let requests under way be answered, stop the shards. A node that
+//! is killed at any point starts again from what is on disk; `node.json` may then be stale, its `pid` tells.
+//!
+//! `DIR/node.json` = `{"node_id", "pid", "http", "rpc"}`; `http` is `host:port`; `rpc` is null while a node has no peers.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use cluster::{Clock, Cluster, ClusterOptions};
+use ingest::{Ingest, IngestOptions};
+use model::Timestamp;
+use query::{Engine, QueryOptions, RunOptions, Sources};
+use storage::disk::{DirLock, Disk, RealDisk};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::{Loaded, Settings};
+use crate::listen::{self, Doors, Hosts, Limits};
+use crate::telemetry::{self, LogFormat};
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address that is none.
+    #[error("--listen {listen} is no address: {why}; write it like 127.0.0.1:2558")]
+    BadListen {
+        /// The text.
+        listen: String,
+        /// Why.
+        why: io::Error,
+    },
+    /// An address that others can reach, and nothing that keeps them out.
+    #[error(
+        "refusing to listen on {listen}: this node has no access tokens yet, so whoever reaches that address could read, write and drop \
+         everything\n  ways out: --listen 127.0.0.1:{port} (the default is loopback), with an SSH tunnel or a proxy that asks for \
+         passwords in front of it"
+    )]
+    Exposed {
+        /// The address.
+        listen: String,
+        /// Its port.
+        port: u16,
+    },
+    /// The port is somebody else's.
+    #[error(
+        "could not listen on {listen}: {why}\n  is another alluvium running? --listen HOST:PORT chooses another address, port 0 any free one"
+    )]
+    Listen {
+        /// The address.
+        listen: String,
+        /// Why.
+        why: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("could not {doing} {}: {source}\n  --data-dir DIR chooses another place", path.display())]
+    DataDir {
+        /// What was tried.
+        doing: &'static str,
+        /// The folder or file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// What storage said.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// What the shards said.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    /// What the SQL engine said.
+    #[error(transparent)]
+    Query(#[from] query::Error),
+}
+
+/// A node that answers.
+pub struct Node {
+    http: SocketAddr,
+    cluster: Arc<Cluster>,
+    ingest: Arc<Ingest>,
+    closing: watch::Sender<bool>,
+    doors: JoinHandle<()>,
+    drain_timeout: Duration,
+    node_file: PathBuf,
+    _lock: DirLock,
+}
+
+impl Node {
+    /// Starts a node; it is ready when this returns.
+    pub async fn start(loaded: &Loaded) -> Result<Node, Error> {
+        let started = Instant::now();
+        let settings = &loaded.settings;
+        let address = loopback_address(&settings.listen).await?;
+        let is_new = make_data_dir(&settings.data_dir)?;
+        let lock = DirLock::take(&settings.data_dir)?;
+        let node_file = settings.data_dir.join("node.json");
+        remove_if_there(&node_file)?;
+        let listener = TcpListener::bind(address).await.map_err(|why| Error::Listen { listen: settings.listen.clone(), why })?;
+        let http = listener.local_addr().map_err(|why| Error::Listen { listen: settings.listen.clone(), why })?;
+
+        let clock: Clock = Arc::new(now);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        let cluster = Cluster::start(cluster_options(settings, disk.clone(), clock.clone())).await?;
+        let shards = cluster.shards().len();
+        let (closing, closed) = watch::channel(false);
+        let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, listener, http, closed)?;
+
+        write_node_file(&node_file, &settings.node_id, http)?;
+        let free = disk.free_bytes(&settings.data_dir).ok();
+        announce(settings, http, shards, is_new, free, started.elapsed());
+        Ok(Node { http, cluster, ingest, closing, doors, drain_timeout: settings.drain_timeout.0, node_file, _lock: lock })
+    }
+
+    /// Where it speaks HTTP.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Returns, with the reason, when the node can no longer keep what it is given; pends for ever otherwise.
+    pub async fn failed(&self) -> String {
+        self.cluster.stopped().await
+    }
+
+    /// Answers what is under way, for the drain timeout at most, and stops. Everything acknowledged is on disk already:
+    /// nothing is lost by stopping early.
+    pub async fn stop(self) {
+        self.ingest.drain();
+        let _ = self.closing.send(true);
+        let drained = tokio::time::timeout(self.drain_timeout, async {
+            if let Err(error) = self.doors.await {
+                tracing::error!(%error, "the accept loop ended badly");
+            }
+            self.cluster.shutdown().await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!(seconds = self.drain_timeout.as_secs_f64(), "some requests were not answered in time");
+        }
+        if let Err(error) = std::fs::remove_file(&self.node_file) {
+            tracing::warn!(%error, "could not remove node.json");
+        }
+    }
+
+    /// Leaves without a word: after a failed sync nothing may be written any more.
+    pub fn abandon(self) {
+        self.doors.abort();
+    }
+}
+
+/// Listening where others can reach it needs access tokens, which do not exist yet.
+async fn loopback_address(listen: &str) -> Result<SocketAddr, Error> {
+    let wrong = |why| Error::BadListen { listen: listen.to_owned(), why };
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen).await.map_err(wrong)?.collect();
+    match addresses.iter().find(|a| !a.ip().is_loopback()).or(addresses.first()) {
+        Some(address) if address.ip().is_loopback() => Ok(*address),
+        Some(address) => Err(Error::Exposed { listen: listen.to_owned(), port: address.port() }),
+        None => Err(wrong(io::Error::other("the name has no address"))),
+    }
+}
+
+/// Makes the folder, readable by its owner only; `true` if there was nothing in it.
+fn make_data_dir(path: &Path) -> Result<bool, Error> {
+    let failed = |doing| move |source| Error::DataDir { doing, path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make the data directory"))?;
+    let mut entries = std::fs::read_dir(path).map_err(failed("read the data directory"))?;
+    Ok(entries.next().is_none())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::DataDir { doing: "remove", path: path.to_owned(), source }),
+        _ => Ok(()),
+    }
+}
+
+fn cluster_options(settings: &Settings, disk: Arc<dyn Disk>, clock: Clock) -> ClusterOptions {
+    ClusterOptions {
+        node: settings.node_id.clone(),
+        data_dir: settings.data_dir.clone(),
+        disk,
+        shards: settings.shards,
+        clock,
+        seed: seed(),
+        flush_bytes: settings.flush_bytes.0 as usize,
+        last_rows_bytes: settings.last_rows_bytes.0 as usize,
+        max_waiting_bytes: settings.max_waiting_bytes.0 as usize,
+    }
+}
+
+/// Wires ingest and query to the shards and to the accept loop.
+fn open_doors(
+    loaded: &Loaded,
+    cluster: Arc<Cluster>,
+    clock: Clock,
+    listener: TcpListener,
+    http: SocketAddr,
+    closed: watch::Receiver<bool>,
+) -> Result<(Arc<Ingest>, JoinHandle<()>), Error> {
+    let settings = &loaded.settings;
+    let ingest = Ingest::new(
+        cluster.clone(),
+        IngestOptions {
+            auto_create_databases: settings.auto_create_databases,
+            max_body_bytes: settings.max_body_bytes.0,
+            max_in_flight_bytes: settings.max_in_flight_bytes.0,
+            clock: clock.clone(),
+            origin: u128::from(seed()) << 64 | u128::from(seed()),
+        },
+    );
+    let options = QueryOptions {
+        memory_bytes: settings.query_memory_bytes.0 as usize,
+        default_timeout: settings.query_timeout.0,
+        ..QueryOptions::new(settings.data_dir.join("spill"), clock.clone())
+    };
+    let sources = sources(loaded, http, clock(), ingest.clone());
+    let engine = Engine::new(cluster.clone(), options, sources)?;
+    ingest.ask_tag_values(tag_values(engine.clone()));
+
+    let mut registry = telemetry::registry();
+    let listen_metrics = listen::Metrics::default();
+    cluster.metrics().register(&mut registry);
+    ingest.metrics().register(&mut registry);
+    engine.metrics().register(&mut registry);
+    listen_metrics.register(&mut registry);
+
+    let router = ingest::http::router(ingest.clone()).merge(query::http::router(engine)).merge(telemetry::router(registry));
+    let hosts = Hosts::new([settings.listen.as_str(), settings.node_id.as_str()]);
+    let limits = Limits { connections: settings.max_connections, drain: settings.drain_timeout.0, ..Limits::default() };
+    let doors = Doors { ingest: ingest.clone(), router, hosts, metrics: listen_metrics };
+    Ok((ingest, tokio::spawn(listen::serve(listener, doors, limits, closed))))
+}
+
+/// What SQL shows of this process.
+fn sources(loaded: &Loaded, http: SocketAddr, started: Timestamp, ingest: Arc<Ingest>) -> Sources {
+    let settings: Vec<query::Setting> = loaded
+        .effective
+        .iter()
+        .map(|s| query::Setting { name: s.key.clone(), value: s.value.clone(), origin: s.origin.to_string() })
+        .collect();
+    let this_node = query::Node {
+        node_id: loaded.settings.node_id.clone(),
+        roles: "ingest,storage,query".to_owned(),
+        http: http.to_string(),
+        rpc: None,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: "ready".to_owned(),
+        started,
+    };
+    let refused = move || {
+        let lines = ingest.refused_lines().into_iter().map(|line| query::RefusedLine {
+            time: line.time,
+            database: line.database.to_string(),
+            line_number: line.line_number,
+            original_line: line.line.into(),
+            error_message: line.reason.into(),
+        });
+        lines.collect()
+    };
+    Sources {
+        settings: Box::new(move || settings.clone()),
+        refused_lines: Box::new(refused),
+        nodes: Box::new(move || vec![this_node.clone()]),
+    }
+}
+
+/// Answers `SHOW TAG VALUES`, which ingest is asked and only query can read.
+fn tag_values(engine: Arc<Engine>) -> ingest::influx_compat::TagValues {
+    Arc::new(move |database, table, tag| {
+        let engine = engine.clone();
+        Box::pin(async move {
+            let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+            let (table, tag) = (quoted(&table), quoted(&tag));
+            let sql = format!("SELECT DISTINCT {tag} FROM {table} WHERE {tag} IS NOT NULL ORDER BY {tag}");
+            let answer = engine.run(&database, &sql, RunOptions::default()).await.map_err(|e| e.to_string())?;
+            let batches = answer.collect().await.map_err(|e| e.to_string())?;
+            let mut values = Vec::new();
+            for batch in batches {
+                let column = cast(batch.column(0), &DataType::Utf8).map_err(|e| e.to_string())?;
+                values.extend(column.as_string::<i32>().iter().flatten().map(str::to_owned));
+            }
+            Ok(values)
+        })
+    })
+}
+
+/// The time of day; the only place where a node reads it.
+#[expect(clippy::disallowed_methods, reason = "the clock's one place")]
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Where the randomness of a node begins.
+#[expect(clippy::disallowed_methods, reason = "chance's one place")]
+fn seed() -> u64 {
+    rand::random()
+}
+
+/// Leaves the file whole or not at all: whoever waits for it must never read half of it.
+fn write_node_file(path: &Path, node_id: &str, http: SocketAddr) -> Result<(), Error> {
+    let content = serde_json::json!({"node_id": node_id, "pid": std::process::id(), "http": http.to_string(), "rpc": null});
+    let beside = path.with_extension("json.new");
+    let written = File::create(&beside).and_then(|mut file| writeln!(file, "{content}")).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|source| Error::DataDir { doing: "write", path: path.to_owned(), source })
+}
+
+/// Says on standard error that the node is ready; not a log line, so that no filter hides it.
+fn announce(settings: &Settings, http: SocketAddr, shards: usize, is_new: bool, free: Option<u64>, took: Duration) {
+    let mut err = io::stderr().lock();
+    // Nobody may be reading; the node runs all the same.
+    let _ = match settings.log_format {
+        LogFormat::Json => {
+            let line = serde_json::json!({
+                "level": "INFO", "message": "ready", "http": format!("http://{http}"), "node_id": settings.node_id,
+                "data_dir": settings.data_dir, "shards": shards, "pid": std::process::id(),
+            });
+            writeln!(err, "{line}")
+        }
+        LogFormat::Text => {
+            let age = if is_new { "new" } else { "opened" };
+            let free = free.map(|bytes| format!("; {:.1} GB free", bytes as f64 / 1e9)).unwrap_or_default();
+            writeln!(
+                err,
+                "alluvium {} · node {} · {shards} shards\n  data  {} ({age}{free})\n  http  http://{http}  line protocol, SQL, /metrics\n  \
+                 auth  off (loopback only)\nready on http://{http} in {:.0} ms · try: alluvium simulate --url http://{http} · Ctrl-C stops cleanly",
+                env!("CARGO_PKG_VERSION"),
+                settings.node_id,
+                settings.data_dir.display(),
+                took.as_secs_f64() * 1e3,
+            )
+        }
+    };
+}

@@ -1,0 +1,270 @@
+//! What a user of the command line may rely on: names, exit codes, what goes to which stream, what survives a kill.
+
+mod program;
+
+use std::io::Read;
+use std::process::Stdio;
+
+use program::{RunningNode, alluvium, run, run_with_input};
+
+const COMMANDS: [&str; 9] = ["serve", "demo", "sql", "write", "simulate", "inspect", "doctor", "config", "completions"];
+
+#[test]
+fn help_lists_every_command_and_none_that_is_not_there_yet() {
+    let help = run(&["--help"]).done();
+    assert!(help.contains("Examples:"));
+    let listed: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(listed, COMMANDS);
+    for command in ["cluster", "token", "backup", "restore"] {
+        assert_eq!(run(&[command]).code, 2, "{command}");
+    }
+}
+
+#[test]
+fn help_of_every_command_has_examples() {
+    for command in COMMANDS.iter().filter(|c| **c != "config") {
+        let help = run(&[command, "--help"]).done();
+        assert!(help.contains("Examples:\n  alluvium"), "{help}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_on_standard_error() {
+    for arguments in
+        [&["sql", "--format", "xml", "SELECT 1"][..], &["nonsense"], &["serve", "--shards", "0"], &["sql", "--url", "ftp://x", "x"]]
+    {
+        let ran = run(arguments);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:#?}");
+        assert!(ran.err.starts_with("error:"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_exit_code_3_with_a_way_out() {
+    // Port 1 is never listened on by users' programs.
+    for arguments in [&["sql", "--url", "http://127.0.0.1:1", "SELECT 1"][..], &["write", "--url", "127.0.0.1:1"]] {
+        let ran = run_with_input(arguments, "m v=1\n");
+        assert_eq!(ran.code, 3, "{ran:#?}");
+        assert!(ran.err.contains("could not reach http://127.0.0.1:1") && ran.err.contains("alluvium serve"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn an_unknown_setting_names_its_nearest_neighbour() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("alluvium.toml");
+    std::fs::write(&file, "lisen = \"127.0.0.1:0\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [&["serve", "--config", file][..], &["config", "check", file], &["config", "show", "--config", file]] {
+        let ran = run(arguments);
+        assert_eq!(ran.code, 2, "{ran:#?}");
+        assert!(ran.err.contains("unknown setting 'lisen': did you mean 'listen'?"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn config_show_tells_who_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("alluvium.toml");
+    std::fs::write(&file, "shards = 3\nlog = \"debug\"\nquery_timeout = \"5s\"\n").unwrap();
+    let mut show = alluvium(&["config", "show", "--format", "json", "--listen", "127.0.0.1:7", "--config", file.to_str().unwrap()]);
+    let output = show.env("ALLUVIUM_SHARDS", "5").output().unwrap();
+    let shown: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |key: &str| {
+        let setting = shown.iter().find(|s| s["key"] == key).unwrap();
+        (setting["value"].as_str().unwrap().to_owned(), setting["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of("listen"), ("127.0.0.1:7".to_owned(), "flag".to_owned()));
+    assert_eq!(of("shards"), ("5".to_owned(), "environment ALLUVIUM_SHARDS".to_owned()));
+    assert_eq!(of("query_timeout"), ("5s".to_owned(), format!("file {}", file.display())));
+    assert_eq!(of("data_dir").1, "default");
+}
+
+#[test]
+fn the_default_file_passes_its_own_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("alluvium.toml");
+    std::fs::write(&file, run(&["config", "default"]).done()).unwrap();
+    run(&["config", "check", file.to_str().unwrap()]).done();
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).done();
+        assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
+    }
+}
+
+#[test]
+fn a_simulation_has_the_same_bytes_for_the_same_seed() {
+    let lines = |seed: &str| run(&["simulate", "--points", "500", "--devices", "20", "--seed", seed, "--out", "-"]).done();
+    assert_eq!(lines("7"), lines("7"));
+    assert_ne!(lines("7"), lines("8"));
+    assert_eq!(lines("7").lines().count(), 500);
+}
+
+#[test]
+fn a_node_says_ready_leaves_node_json_and_ends_with_0_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let node = RunningNode::start(&data_dir, &["--node-id", "n1"]);
+    let file = data_dir.join("node.json");
+    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(told["node_id"], "n1");
+    assert_eq!(told["pid"], node.pid());
+    assert_eq!(format!("http://{}", told["http"].as_str().unwrap()), node.url);
+    assert!(told["rpc"].is_null());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&data_dir).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+    let (status, rest) = node.terminate();
+    assert_eq!(status.code(), Some(0), "{rest}");
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_node_can_be_started_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(dir.path(), &["--log-format", "json"]);
+    let said = node.said.clone();
+    let (status, rest) = node.terminate();
+    assert_eq!(status.code(), Some(0));
+    for line in said.lines().chain(rest.lines()) {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
+        assert!(parsed.is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(dir.path(), &[]);
+    let second = run(&["serve", "--data-dir", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    assert_eq!(second.code, 1, "{second:#?}");
+    assert!(second.err.contains("is in use by another process: stop it, or choose another --data-dir"), "{second:#?}");
+    node.write("phone,device_id=p v=1 1\n");
+}
+
+#[test]
+fn a_port_in_use_names_listen() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(&dir.path().join("one"), &[]);
+    let address = node.url.trim_start_matches("http://");
+    let second = run(&["serve", "--data-dir", dir.path().join("two").to_str().unwrap(), "--listen", address]);
+    assert_eq!(second.code, 1, "{second:#?}");
+    assert!(second.err.contains(address) && second.err.contains("--listen"), "{second:#?}");
+}
+
+#[test]
+fn listening_beyond_loopback_is_refused_with_the_ways_out() {
+    let dir = tempfile::tempdir().unwrap();
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let ran = run(&["serve", "--data-dir", dir.path().to_str().unwrap(), "--listen", listen]);
+        assert_eq!(ran.code, 1, "{ran:#?}");
+        assert!(ran.err.contains("refusing to listen") && ran.err.contains("ways out"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn kill_9_keeps_every_acknowledged_row() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        let node = RunningNode::start(dir.path(), &[]);
+        let lines: String = (0..1_000).map(|i| format!("phone,device_id=p{} round={round}i {}\n", i % 7, round * 1_000 + i + 1)).collect();
+        node.write(&lines);
+        if round == 1 {
+            node.ask(&["sql", "FLUSH"]).done();
+        }
+        node.kill();
+    }
+    let node = RunningNode::start(dir.path(), &[]);
+    let counted = node.ask(&["sql", "SELECT round, count(*) AS n FROM phone GROUP BY round ORDER BY round"]).done();
+    assert_eq!(counted, "round,n\n0,1000\n1,1000\n2,1000\n");
+}
+
+#[test]
+fn rows_come_in_every_format_and_the_footer_goes_to_standard_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(dir.path(), &[]);
+    node.write("phone,device_id=a v=1.5 1\nphone,device_id=b v=2.5,s=\"two\nlines\" 2\n");
+    let ask = |format: &str| node.ask(&["sql", "--format", format, "SELECT device_id, v FROM phone ORDER BY v;"]);
+    assert_eq!(node.ask(&["sql", "SELECT device_id, v FROM phone ORDER BY v"]).done(), "device_id,v\na,1.5\nb,2.5\n");
+    let rows: serde_json::Value = serde_json::from_str(&ask("json").done()).unwrap();
+    assert_eq!(rows, serde_json::json!([{"device_id": "a", "v": 1.5}, {"device_id": "b", "v": 2.5}]));
+    assert_eq!(ask("jsonl").done().lines().count(), 2);
+    let table = ask("table");
+    assert!(table.err.starts_with("2 rows · "), "{table:#?}");
+    assert_eq!(
+        table.done(),
+        "┌───────────┬─────┐\n│ device_id │   v │\n├───────────┼─────┤\n│ a         │ 1.5 │\n│ b         │ 2.5 │\n└───────────┴─────┘\n"
+    );
+    let url = &node.url;
+    for (format, magic) in [("parquet", &b"PAR1"[..]), ("arrow", &b"\xff\xff\xff\xff"[..])] {
+        let output = alluvium(&["sql", "--url", url, "--format", format, "SELECT * FROM phone"]).output().unwrap();
+        assert!(output.status.success() && output.stdout.starts_with(magic), "{format}");
+    }
+}
+
+#[test]
+fn a_wrong_query_is_exit_code_1_with_the_servers_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(dir.path(), &[]);
+    let ran = node.ask(&["sql", "SELECT * FROM nowhere"]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{ran:#?}");
+    assert!(ran.err.contains("nowhere"), "{ran:#?}");
+}
+
+#[test]
+fn refused_lines_are_named_with_file_and_line_and_the_others_are_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(&dir.path().join("data"), &[]);
+    let file = dir.path().join("lines.lp");
+    std::fs::write(&file, "phone,device_id=a v=1 1\n# a note\nphone,device_id=b v= 2\nphone,device_id=c v=3 3\nphone v\n").unwrap();
+    let file = file.to_str().unwrap();
+    for batch in ["5000", "2", "1"] {
+        let ran = node.ask(&["write", "--batch", batch, file]);
+        assert_eq!(ran.code, 4, "{ran:#?}");
+        assert!(ran.err.contains(&format!("{file}:3: ")) && ran.err.contains(&format!("{file}:5: ")), "{ran:#?}");
+        assert!(ran.err.contains("stored 2 lines"), "{ran:#?}");
+    }
+    assert_eq!(node.ask(&["sql", "SELECT count(*) AS n FROM phone"]).done(), "n\n2\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(dir.path(), &[]);
+    let mut child = alluvium(&["sql", "--url", &node.url, "SELECT * FROM generate_series(1, 3000000)"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn a_fleet_is_read_back_whole_after_flush_and_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = RunningNode::start(dir.path(), &["--flush-bytes", "1MiB"]);
+    let arguments = ["--devices", "200", "--points", "20000", "--late", "5", "--duplicate", "2", "--offline", "10", "--gzip", "--verify"];
+    let report = dir.path().join("report.json");
+    let mut all = vec!["simulate", "--report", report.to_str().unwrap()];
+    all.extend(arguments);
+    let out = node.ask(&all).done();
+    assert!(out.ends_with("lost 0 · invented 0 · altered 0 · doubled 0\n"), "{out}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    assert_eq!(report["acknowledged"], 20_000);
+    let count = |node: &RunningNode| node.ask(&["sql", "SELECT (SELECT count(*) FROM phone) + (SELECT count(*) FROM watch) AS n"]).done();
+    let before = count(&node);
+    node.ask(&["sql", "COMPACT"]).done();
+    assert_eq!(count(&node), before);
+}
