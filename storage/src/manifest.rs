@@ -331,7 +331,7 @@ pub fn find(disk: &dyn Disk, dir: &Path) -> Result<Vec<Found>> {
                 // A file, which has no names in it.
                 Err(_) => continue,
             };
-            let names: Vec<PathBuf> = names.into_iter().map(|name| folder.join(name)).collect();
+            let names: Vec<PathBuf> = names.iter().filter_map(|name| Some(folder.join(name.file_name()?))).collect();
             if names.iter().any(|path| path.file_name().is_some_and(|n| n == FILE)) {
                 let manifest = Manifest::load(disk, &folder).map(Option::unwrap_or_default);
                 found.push(Found { dir: folder, manifest });
@@ -369,6 +369,7 @@ pub(crate) mod tests {
     use std::ops::RangeInclusive;
 
     use super::*;
+    use crate::disk::FaultyDisk;
 
     /// A file of table 1 with 100 rows on one day.
     pub(crate) fn file(name: &str, day: i32, span: RangeInclusive<u64>) -> FileMeta {
@@ -499,5 +500,53 @@ pub(crate) mod tests {
         bytes[24..32].copy_from_slice(&sum.to_le_bytes());
         let error = Manifest::decode(Path::new("MANIFEST"), &bytes).unwrap_err();
         assert!(matches!(error, Error::NewerFormat { found: 2, known: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_save_that_fails_or_loses_power_leaves_the_old_manifest_or_the_new() {
+        let dir = Path::new("shard");
+        let (mut old, ..) = with_two_files();
+        for kind in [std::io::ErrorKind::StorageFull, std::io::ErrorKind::Other] {
+            let mut finished = false;
+            for n in 1.. {
+                let disk = FaultyDisk::new(n);
+                old.save(&disk, dir).unwrap();
+                let mut new = old.clone();
+                assert!(new.apply_edit(&flush(Some(9), 12, vec![file("c", 1, 10..=12)])).is_some());
+                disk.fail_once(n, kind);
+                let saved = new.save(&disk, dir);
+                disk.heal();
+                for after in [disk.power_loss(n), disk.kill()] {
+                    let loaded = Manifest::load(&after, dir).unwrap().unwrap();
+                    assert!(loaded == old || loaded == new, "I/O {n}");
+                    assert!(saved.is_err() || loaded == new, "I/O {n}");
+                }
+                // The same disk takes the next save.
+                new.save(&disk, dir).unwrap();
+                assert_eq!(Manifest::load(&disk, dir).unwrap().unwrap(), new);
+                if saved.is_ok() {
+                    finished = true;
+                    break;
+                }
+                if kind == std::io::ErrorKind::StorageFull {
+                    assert!(matches!(saved, Err(Error::DiskFull { .. })), "I/O {n}");
+                }
+            }
+            assert!(finished);
+        }
+    }
+
+    #[test]
+    fn manifests_are_found_below_a_data_directory() {
+        let disk = FaultyDisk::new(1);
+        let (mut manifest, ..) = with_two_files();
+        for shard in ["data/shards/0", "data/shards/1"] {
+            manifest.save(&disk, Path::new(shard)).unwrap();
+        }
+        disk.flip_bit(Path::new("data/shards/1/MANIFEST"), 40, 0);
+        let found = find(&disk, Path::new("data")).unwrap();
+        assert_eq!(found.iter().map(|f| f.dir.to_str().unwrap()).collect::<Vec<_>>(), ["data/shards/0", "data/shards/1"]);
+        assert_eq!(found[0].manifest.as_ref().unwrap().files.len(), 2);
+        assert!(matches!(found[1].manifest, Err(Error::Corrupt { .. })));
     }
 }

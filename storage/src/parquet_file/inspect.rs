@@ -78,7 +78,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path) -> Result<FileReport> {
     let table_at = notes.iter().find(|(key, _)| key == pages::KEY).and_then(|(_, at)| at.parse::<u64>().ok());
     let table_at = table_at.filter(|&at| at <= bytes);
     let table_at = table_at.ok_or_else(|| corrupt(path, bytes, "the footer does not say where the page checksums are"))?;
-    let table = pages::decode(&raw.read(table_at, (bytes - table_at) as usize)?).map_err(|what| corrupt(path, table_at, what))?;
+    let table = pages::decode(&raw.read(table_at, (bytes - table_at) as usize)?).map_err(|why| why.in_file(path, table_at))?;
     for page in &table {
         if page.offset + u64::from(page.len) > table_at || xxh3_64(&raw.read(page.offset, page.len as usize)?) != page.sum {
             return Err(corrupt(path, page.offset, format!("the checksum of a page of {} bytes does not match", page.len)));

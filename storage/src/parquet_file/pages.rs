@@ -10,9 +10,13 @@
 //! page  = | offset u64 | length u32 | xxh3-64 u64 |      in order of offset, without gaps inside a row group; little-endian
 //! ```
 
+use std::path::Path;
+
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format number of the table.
+use crate::Error;
+
+/// Format number of the table, and so of the file around it: Parquet's own version says nothing about our part.
 const FORMAT: u32 = 1;
 const MAGIC: &[u8; 8] = b"ALLUPAGE";
 const PAGE_BYTES: usize = 20;
@@ -32,6 +36,16 @@ pub(crate) struct Page {
     pub(crate) sum: u64,
 }
 
+impl Unreadable {
+    /// The error of a file whose table stands at `at`.
+    pub(crate) fn in_file(self, path: &Path, at: u64) -> Error {
+        match self {
+            Unreadable::Damaged(what) => Error::Corrupt { path: path.to_owned(), at, what: what.to_owned() },
+            Unreadable::NewerFormat(found) => Error::NewerFormat { path: path.to_owned(), found, known: FORMAT },
+        }
+    }
+}
+
 /// The table's bytes.
 pub(crate) fn encode(pages: &[Page]) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_BYTES + pages.len() * PAGE_BYTES);
@@ -48,21 +62,31 @@ pub(crate) fn encode(pages: &[Page]) -> Vec<u8> {
     out
 }
 
-/// Reads the table from the start of `bytes`; the error says what does not fit.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Page>, String> {
-    let head = bytes.get(..16).ok_or("the table of page checksums is cut short")?;
+/// Why a table cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// What does not fit.
+    Damaged(&'static str),
+    /// Its format number.
+    NewerFormat(u32),
+}
+
+/// Reads the table from the start of `bytes`.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Page>, Unreadable> {
+    const CUT: Unreadable = Unreadable::Damaged("the table of page checksums is cut short");
+    let head = bytes.get(..16).ok_or(CUT)?;
     if &head[..8] != MAGIC {
-        return Err("the table of page checksums does not begin where the footer says".to_owned());
+        return Err(Unreadable::Damaged("the table of page checksums does not begin where the footer says"));
     }
     let format = u32_at(head, 8);
     if format != FORMAT {
-        return Err(format!("the table of page checksums has format {format}, this program knows {FORMAT}"));
+        return Err(Unreadable::NewerFormat(format));
     }
     let count = u32_at(head, 12) as usize;
     let end = count.checked_mul(PAGE_BYTES).map(|n| n + 16).filter(|&n| n + 8 <= bytes.len());
-    let end = end.ok_or("the table of page checksums is cut short")?;
+    let end = end.ok_or(CUT)?;
     if xxh3_64(&bytes[..end]) != u64_at(bytes, end) {
-        return Err("the checksum of the table of page checksums does not match".to_owned());
+        return Err(Unreadable::Damaged("the checksum of the table of page checksums does not match"));
     }
     let page = |at: usize| Page { offset: u64_at(bytes, at), len: u32_at(bytes, at + 8), sum: u64_at(bytes, at + 12) };
     Ok((0..count).map(|i| page(16 + i * PAGE_BYTES)).collect())

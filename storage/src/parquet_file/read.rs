@@ -114,7 +114,7 @@ impl Tail {
         let at = value.and_then(|v| v.parse::<u64>().ok()).and_then(|at| at.checked_sub(self.start));
         let table = at.and_then(|at| self.bytes.get(at as usize..));
         let table = table.ok_or_else(|| corrupt(path, self.start, "the footer does not say where the page checksums are"))?;
-        let pages = pages::decode(table).map_err(|what| corrupt(path, self.start, what))?;
+        let pages = pages::decode(table).map_err(|why| why.in_file(path, self.start))?;
         Ok((metadata, pages))
     }
 }

@@ -234,7 +234,9 @@ impl FileWriter {
     fn start(&self, choices: &[encoding::Choice]) -> std::result::Result<Encoder, ParquetError> {
         let properties = encoding::properties(&self.new.table, &self.schema, choices, self.new.effort);
         let parquet_schema = ArrowSchemaConverter::new().convert(&self.schema)?;
-        let parquet = SerializedFileWriter::new(Pending::default(), parquet_schema.root_schema_ptr(), Arc::new(properties))?;
+        let mut parquet = SerializedFileWriter::new(Pending::default(), parquet_schema.root_schema_ptr(), Arc::new(properties))?;
+        // The writer buffers: what it wrote is only in `Pending`, where offsets are counted, once it is flushed.
+        parquet.flush()?;
         let factory = ArrowRowGroupWriterFactory::new(&parquet, self.schema.clone());
         Ok(Encoder { parquet, factory, group: Vec::new(), group_rows: 0 })
     }
