@@ -37,6 +37,7 @@ use self::columns::{Cell, PlainCell};
 use self::general::{Line, Value, is_blank, line_end};
 use self::series::Series;
 use self::tables::{Key, Tables};
+use self::template::Ahead;
 use self::wanted::Wanted;
 
 /// Refused lines that are told one by one; of the others only the count is kept.
@@ -194,6 +195,8 @@ pub struct Parser {
     most_rows: usize,
     /// The values of the line at hand on the fast path.
     plain: Vec<PlainCell>,
+    /// The series of the next line, looked up early.
+    ahead: Option<Ahead>,
     parsed: Parsed,
     /// Whether every line goes the general way.
     general_only: bool,
@@ -250,6 +253,7 @@ impl Parser {
         if !self.tables.turn_to(options.schema) {
             self.series.clear();
         }
+        self.ahead = None;
         self.body += 1;
         self.cells = MAX_CELLS.min(FREE_CELLS + CELLS_PER_BYTE * body_bytes);
         self.most_rows = body_bytes / SHORT_LINE_BYTES + 1;
@@ -452,7 +456,7 @@ impl Parser {
 
     /// Appends the line just bound to its table's rows.
     fn append(&mut self, line: &str, table: usize, time: Timestamp) {
-        let series_text = &line.as_bytes()[..self.line.series_len];
+        let series_text = &line.as_bytes()[..=self.line.series_len];
         let series = match self.series.find(series_text) {
             Some(series) => series,
             None => {

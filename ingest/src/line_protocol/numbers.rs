@@ -90,24 +90,41 @@ fn last_word(bytes: &[u8], at: usize) -> u64 {
     bytes.iter().skip(at).take(8).rev().fold(0, |word, &b| word << 8 | u64::from(b))
 }
 
+const ZEROS: u64 = u64::from_le_bytes([b'0'; 8]);
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
+/// The high bit of each byte of `x` that is no digit's value 0..=9; exact up to the first.
+#[inline]
+fn not_digits(x: u64) -> u64 {
+    // Adding 0x76 carries 10 and more into the high bit.
+    (x.wrapping_add(0x7676_7676_7676_7676) | x) & HIGH_BITS
+}
+
+/// Bytes of a word before the first that is below `-`: a comma, a space, the end of a line; 8 if there is none.
+#[inline]
+fn token_len(w: u64) -> usize {
+    (w.wrapping_sub(LOW_BITS * b'-' as u64) & !w & HIGH_BITS).trailing_zeros() as usize / 8
+}
+
 /// Reads digits from `at`: how many there are, and `value` followed by them. The value is right up to 19 digits.
 #[inline]
 pub(super) fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (usize, u64) {
-    const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+    const POWERS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
     let start = at;
     loop {
-        // A digit becomes 0..=9, everything else at least 10; adding 0x76 carries that into the highest bit.
-        let x = word(bytes, at) ^ 0x3030_3030_3030_3030;
-        let others = (x.wrapping_add(0x7676_7676_7676_7676) | x) & 0x8080_8080_8080_8080;
-        let n = others.trailing_zeros() as usize / 8;
-        if n == 0 {
-            return (at - start, value);
+        let x = word(bytes, at) ^ ZEROS;
+        let n = not_digits(x).trailing_zeros() as usize / 8;
+        // A step of eight is a constant to what follows: the next word need not wait for this one.
+        if n == 8 {
+            value = value.wrapping_mul(100_000_000).wrapping_add(eight_digits(x));
+            at += 8;
+            continue;
         }
-        value = value.wrapping_mul(POWERS[n]).wrapping_add(eight_digits(x << (64 - 8 * n)));
-        at += n;
-        if n < 8 {
-            return (at - start, value);
+        if n > 0 {
+            value = value.wrapping_mul(POWERS[n]).wrapping_add(eight_digits(x << (64 - 8 * n)));
         }
+        return (at + n - start, value);
     }
 }
 
@@ -120,8 +137,39 @@ fn eight_digits(x: u64) -> u64 {
 }
 
 /// The float that starts at `at` and where it ends, if it is finite and spelled right.
+///
+/// Most are shorter than a word. What ends one is found first, so that the next field need not wait for the digits.
 #[inline]
 pub(super) fn plain_float(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
+    let w = word(bytes, at);
+    let len = token_len(w);
+    if len == 8 {
+        return wide_float(bytes, at);
+    }
+    let negative = w as u8 == b'-';
+    let count = len - usize::from(negative);
+    let w = (w >> (8 * u32::from(negative))) & low_bytes(count);
+    let dots = w ^ (LOW_BITS * b'.' as u64);
+    let dot = (dots.wrapping_sub(LOW_BITS) & !dots & HIGH_BITS).trailing_zeros() as usize / 8;
+    let whole = dot.min(count);
+    let fraction = count - whole;
+    // The dot is the first byte of the fraction; it is taken out.
+    let before = low_bytes(whole);
+    let digits = count - usize::from(fraction > 0);
+    if whole == 0 || fraction == 1 {
+        return None;
+    }
+    let x = (((w & before) | ((w >> 8) & !before)) ^ ZEROS) << (64 - 8 * digits);
+    if not_digits(x) != 0 {
+        return long_float(bytes, at);
+    }
+    let value = eight_digits(x) as f64 / POWERS[fraction.saturating_sub(1)];
+    Some((f64::from_bits(value.to_bits() | u64::from(negative) << 63), at + len))
+}
+
+/// The same for a float of eight bytes and more.
+#[inline]
+fn wide_float(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
     let negative = bytes.get(at) == Some(&b'-');
     let from = at + usize::from(negative);
     let (whole, mut mantissa) = digits(bytes, from, 0);
@@ -139,6 +187,37 @@ pub(super) fn plain_float(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
     }
     let value = mantissa as f64 / POWERS[fraction];
     Some((if negative { -value } else { value }, end))
+}
+
+/// The integer that starts at `at` and where it ends behind its `i`, if it has at most 18 digits.
+#[inline]
+pub(super) fn plain_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
+    let w = word(bytes, at);
+    let len = token_len(w);
+    let negative = w as u8 == b'-';
+    let (value, end) = if len < 8 {
+        let count = len.checked_sub(1 + usize::from(negative)).filter(|&n| n > 0)?;
+        let x = ((w >> (8 * u32::from(negative))) ^ ZEROS) << (64 - 8 * count);
+        if (w >> (8 * (len - 1))) as u8 != b'i' || not_digits(x) != 0 {
+            return None;
+        }
+        (eight_digits(x), at + len)
+    } else {
+        let from = at + usize::from(negative);
+        let (count, value) = digits(bytes, from, 0);
+        if count == 0 || count > 18 || bytes.get(from + count) != Some(&b'i') {
+            return None;
+        }
+        (value, from + count + 1)
+    };
+    let sign = -i64::from(negative);
+    Some(((value as i64 ^ sign) - sign, end))
+}
+
+/// A mask of the first `n` bytes of a word, at most eight.
+#[inline]
+pub(super) fn low_bytes(n: usize) -> u64 {
+    if n >= 8 { u64::MAX } else { (1 << (8 * n)) - 1 }
 }
 
 #[cold]
@@ -228,6 +307,17 @@ mod tests {
                     let end = body.find([',', ' ', '\r', '\n']).unwrap_or(body.len());
                     prop_assert!(float(&body.as_bytes()[..end]).is_err());
                 }
+            }
+        }
+
+        #[test]
+        fn an_integer_in_place_is_the_same_integer(text in "-?[0-9]{0,20}i?", tail in "[, \r\n]?.{0,9}") {
+            let body = format!("{text}{tail}");
+            if let Some((value, end)) = plain_integer(body.as_bytes(), 0) {
+                prop_assert_eq!(integer(&body.as_bytes()[..end - 1]), Ok(value));
+                prop_assert_eq!(body.as_bytes()[end - 1], b'i');
+            } else if let Some(digits) = text.strip_suffix('i') && tail.starts_with([',', ' ', '\r', '\n']) {
+                prop_assert!(integer(digits.as_bytes()).is_err() || digits.len() > 18);
             }
         }
 

@@ -17,9 +17,8 @@ const MAX_BYTES: usize = 16 << 20;
 /// One raw text.
 struct Entry {
     text_hash: u64,
-    /// Where its text starts in `bytes`; its key follows.
-    start: u32,
-    text_len: u32,
+    /// Where its key is in `bytes`.
+    key_start: u32,
     key_len: u32,
     /// The first entry with the same table and key, often itself.
     first: u32,
@@ -31,12 +30,20 @@ struct Entry {
     key_hash: u64,
 }
 
+/// An entry and where its text starts, together so that neither waits for the other to come from memory.
+#[derive(Clone, Copy)]
+struct Text {
+    start: u32,
+    entry: u32,
+}
+
 /// The series that a parser remembers.
 #[derive(Default)]
 pub(super) struct Series {
     entries: Vec<Entry>,
+    /// Each text, the space behind it, and its key.
     bytes: Vec<u8>,
-    by_text: HashTable<u32>,
+    by_text: HashTable<Text>,
     by_key: HashTable<u32>,
 }
 
@@ -53,36 +60,36 @@ impl Series {
         }
     }
 
-    /// The entry of this raw text.
+    /// The entry of the raw text that ends with the last byte but one of `text`; the last is the space behind it.
+    ///
+    /// With its space no text is the start of another, for that space is unescaped: so lengths need not be compared.
     #[inline]
     pub(super) fn find(&self, text: &[u8]) -> Option<usize> {
+        debug_assert_eq!(text.last(), Some(&b' '));
         let hash = xxh3_64(text);
-        let found = self.by_text.find(hash, |&i| {
-            let entry = &self.entries[i as usize];
-            entry.text_hash == hash && text == &self.bytes[entry.start as usize..][..entry.text_len as usize]
-        })?;
-        Some(self.entries[*found as usize].first as usize)
+        let found = self.by_text.find(hash, |t| self.bytes[t.start as usize..].starts_with(text))?;
+        Some(self.entries[found.entry as usize].first as usize)
     }
 
-    /// Remembers a raw text that is not known yet; gives the entry that stands for its series.
+    /// Remembers a raw text, with its space, that is not known yet; gives the entry that stands for its series.
     pub(super) fn add(&mut self, text: &[u8], table: usize, key: &[u8], routing_hash: u64) -> usize {
-        let number = self.entries.len() as u32;
+        let entry = self.entries.len() as u32;
         let (text_hash, key_hash) = (xxh3_64(text), xxh3_64(key));
         let known = self.by_key.find(key_hash, |&i| {
             let entry = &self.entries[i as usize];
             entry.key_hash == key_hash && entry.table == table as u32 && self.key(i as usize) == key
         });
-        let first = known.copied().unwrap_or(number);
+        let first = known.copied().unwrap_or(entry);
         let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(text);
+        let (key_start, key_len) = (self.bytes.len() as u32, key.len() as u32);
         self.bytes.extend_from_slice(key);
-        let (text_len, key_len) = (text.len() as u32, key.len() as u32);
         let table = table as u32;
-        self.entries.push(Entry { text_hash, start, text_len, key_len, first, table, number: 0, body: 0, routing_hash, key_hash });
+        self.entries.push(Entry { text_hash, key_start, key_len, first, table, number: 0, body: 0, routing_hash, key_hash });
         let entries = &self.entries;
-        self.by_text.insert_unique(text_hash, number, |&i| entries[i as usize].text_hash);
-        if first == number {
-            self.by_key.insert_unique(key_hash, number, |&i| entries[i as usize].key_hash);
+        self.by_text.insert_unique(text_hash, Text { start, entry }, |t| entries[t.entry as usize].text_hash);
+        if first == entry {
+            self.by_key.insert_unique(key_hash, entry, |&i| entries[i as usize].key_hash);
         }
         first as usize
     }
@@ -116,6 +123,6 @@ impl Series {
     #[inline]
     fn key(&self, i: usize) -> &[u8] {
         let entry = &self.entries[i];
-        &self.bytes[(entry.start + entry.text_len) as usize..][..entry.key_len as usize]
+        &self.bytes[entry.key_start as usize..][..entry.key_len as usize]
     }
 }

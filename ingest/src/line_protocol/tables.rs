@@ -7,8 +7,7 @@ use model::{ColumnId, ColumnKind, ColumnType, DatabaseSchema, TableSchema};
 
 use super::ParsedBatch;
 use super::columns::Builder;
-use super::numbers::word;
-use super::template::low_bytes;
+use super::numbers::{low_bytes, word};
 
 /// Tables that a parser keeps between bodies; beyond, it forgets them all.
 const MAX_TABLES_KEPT: usize = 16_384;
@@ -103,11 +102,18 @@ impl Table {
     /// Where column `i`, a field, stands in the builder.
     #[inline]
     pub(super) fn place(&mut self, i: usize) -> usize {
-        if self.keys[i].place == Key::NOWHERE {
-            let Column { id, kind: ColumnKind::Field(kind), .. } = self.columns[i] else { unreachable!("only fields have values") };
-            self.keys[i].place = self.builder.add_column(id, kind) as u32;
+        match self.keys[i].place {
+            Key::NOWHERE => self.new_place(i),
+            place => place as usize,
         }
-        self.keys[i].place as usize
+    }
+
+    #[cold]
+    fn new_place(&mut self, i: usize) -> usize {
+        let Column { id, kind: ColumnKind::Field(kind), .. } = self.columns[i] else { unreachable!("only fields have values") };
+        let place = self.builder.add_column(id, kind);
+        self.keys[i].place = place as u32;
+        place
     }
 
     /// How many values, absent ones too, one more row will add if `fresh` of its columns are not in the builder yet.

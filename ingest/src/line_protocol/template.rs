@@ -8,21 +8,28 @@
 use model::schema::ColumnType;
 
 use super::columns::PlainCell;
-use super::numbers::{self, word};
+use super::numbers::{self, low_bytes, word};
 use super::tables::{Key, Table};
 use super::{ParseOptions, Parser, Timestamp};
+
+/// The series of a line, looked up before its turn.
+pub(super) struct Ahead {
+    /// Where the line starts.
+    start: usize,
+    /// The space behind its series text.
+    series_end: usize,
+    series: usize,
+}
 
 impl Parser {
     /// Takes the line that starts at `start` and gives where it ends (its newline or the end of the text), or leaves it.
     #[inline]
     pub(super) fn take_known(&mut self, text: &str, start: usize, line_number: usize, options: &ParseOptions<'_>) -> Option<usize> {
         let bytes = text.as_bytes();
-        let series_end = start + memchr::memchr(b' ', &bytes[start..])?;
-        // Behind a backslash the space is a letter; an empty series text is a blank.
-        if series_end == start || bytes[series_end - 1] == b'\\' {
-            return None;
-        }
-        let series = self.series.find(&bytes[start..series_end])?;
+        let Ahead { series_end, series, .. } = match self.ahead.take() {
+            Some(ahead) if ahead.start == start => ahead,
+            _ => self.look_ahead(bytes, start)?,
+        };
         let table_number = self.series.table(series);
         let table = self.tables.get(table_number);
 
@@ -62,8 +69,22 @@ impl Parser {
             return None;
         }
         self.cells = self.cells.checked_sub(table.cells_of_row(fresh))?;
+        // The next series comes from memory while this row is appended.
+        self.ahead = self.look_ahead(bytes, end + 1);
         self.append_known(text, series, table_number, time);
         Some(end)
+    }
+
+    /// The known series of the line that starts at `start`.
+    #[inline]
+    fn look_ahead(&self, bytes: &[u8], start: usize) -> Option<Ahead> {
+        let series_end = start + memchr::memchr(b' ', bytes.get(start..)?)?;
+        // Behind a backslash the space is a letter; an empty series text is a blank.
+        if series_end == start || bytes[series_end - 1] == b'\\' {
+            return None;
+        }
+        let series = self.series.find(&bytes[start..=series_end])?;
+        Some(Ahead { start, series_end, series })
     }
 
     /// Appends the cells just read as a row.
@@ -71,8 +92,7 @@ impl Parser {
     fn append_known(&mut self, text: &str, series: usize, table: usize, time: Timestamp) {
         let number = self.series_number(series, table);
         let table = self.tables.get(table);
-        for i in 0..self.plain.len() {
-            let PlainCell { column, bits } = self.plain[i];
+        for &PlainCell { column, bits } in &self.plain {
             let place = table.place(column as usize);
             table.builder.put_plain(place, bits, text);
         }
@@ -116,13 +136,8 @@ fn plain_value(bytes: &[u8], at: usize, kind: ColumnType) -> Option<(u64, usize)
             Some((value.to_bits(), end))
         }
         ColumnType::I64 => {
-            let negative = bytes.get(at) == Some(&b'-');
-            let from = at + usize::from(negative);
-            let (count, value) = numbers::digits(bytes, from, 0);
-            // Eighteen digits fit; whether more do is for the general parser.
-            let plain = (1..=18).contains(&count) && bytes.get(from + count) == Some(&b'i');
-            let value = if negative { -(value as i64) } else { value as i64 };
-            plain.then_some((value as u64, from + count + 1))
+            let (value, end) = numbers::plain_integer(bytes, at)?;
+            Some((value as u64, end))
         }
         ColumnType::U64 => {
             let (count, value) = numbers::digits(bytes, at, 0);
@@ -151,10 +166,4 @@ fn plain_value(bytes: &[u8], at: usize, kind: ColumnType) -> Option<(u64, usize)
             (bytes[start + len] == b'"').then_some(((start as u64) << 32 | len as u64, start + len + 1))
         }
     }
-}
-
-/// A mask of the first `n` bytes of a word, at most eight.
-#[inline]
-pub(super) fn low_bytes(n: usize) -> u64 {
-    if n >= 8 { u64::MAX } else { (1 << (8 * n)) - 1 }
 }

@@ -1,0 +1,23 @@
+//! Replays what fuzzing has kept (`fuzz/corpus`): no input that once taught something is forgotten.
+
+use std::path::Path;
+
+#[path = "../../fuzz/checks/batch_decode.rs"]
+mod batch_decode;
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let mut files: Vec<_> = folder.read_dir().expect("the corpus is there").map(|f| f.expect("a file").path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} holds inputs", folder.display());
+    for file in files {
+        // The test's output names the input that fails.
+        println!("{}", file.display());
+        check(&std::fs::read(&file).expect("an input can be read"));
+    }
+}
+
+#[test]
+fn kept_inputs_of_batch_decode_hold() {
+    replay("batch_decode", batch_decode::check);
+}

@@ -1,0 +1,31 @@
+//! Replays what fuzzing has kept (`fuzz/corpus`): no input that once taught something is forgotten.
+
+use std::path::Path;
+
+#[path = "../../fuzz/checks/entry_decode.rs"]
+mod entry_decode;
+
+#[path = "../../fuzz/checks/wal_record.rs"]
+mod wal_record;
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let mut files: Vec<_> = folder.read_dir().expect("the corpus is there").map(|f| f.expect("a file").path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} holds inputs", folder.display());
+    for file in files {
+        // The test's output names the input that fails.
+        println!("{}", file.display());
+        check(&std::fs::read(&file).expect("an input can be read"));
+    }
+}
+
+#[test]
+fn kept_inputs_of_entry_decode_hold() {
+    replay("entry_decode", entry_decode::check);
+}
+
+#[test]
+fn kept_inputs_of_wal_record_hold() {
+    replay("wal_record", wal_record::check);
+}
