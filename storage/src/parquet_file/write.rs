@@ -260,7 +260,8 @@ impl FileWriter {
     /// Closes the row group and hands its bytes to the disk.
     fn end_group(&mut self) -> Result<()> {
         let encoder = self.encoder.as_mut().expect("encodings are chosen");
-        let start = self.written + encoder.parquet.inner().0.len() as u64;
+        // The library holds some bytes back: only it knows how far it is.
+        let start = encoder.parquet.bytes_written() as u64;
         let ended = encoder.end_group(start);
         let ranges = ended.map_err(|e| self.refused(e))?;
         let pending = self.take_pending();
