@@ -1,1 +1,54 @@
-//! The query room.
+//! Runs SQL over what the shards keep: DataFusion on top, views of shards below.
+//!
+//! `query` does not know how points arrived, nor raft. DataFusion stays in this crate; status codes stay in [`http`].
+//! One query's journey is [`Engine::run`]: admit, refuse what is too large, command or plan, execute, answer.
+//!
+//! | file | answers |
+//! |---|---|
+//! | [`engine`] | the journey of one query, and what bounds it: memory, disk, time, number |
+//! | [`answer`] | rows on their way to the one who asked |
+//! | `limits` | is this text small and flat enough to be planned? |
+//! | `command`, `carry_out` | `FLUSH`, `CREATE DATABASE`, … : what was said; having it done |
+//! | `allowed` | may this plan run? (nothing that writes, nothing that touches the server's files) |
+//! | `session`, `catalog`, `scope` | DataFusion's settings; tables as SQL sees them; what the scans of one query share |
+//! | `table`, `prune`, `shard_scan` | filters in, shards and spans out; the leaf that reads one shard |
+//! | `latest`, `time_bucket` | the functions that DataFusion does not have |
+//! | `system_tables` | `system.shards`, `system.queries`, … |
+//! | `plan_cache` | plans of point questions, ready made |
+//! | `running` | queries under way and the last ones: bound, `KILL QUERY`, `system.queries` |
+//! | `formats` | rows to JSON, CSV, Arrow, Parquet, a drawn table |
+//! | [`http`] | the doors `/sql` and `/api/v3/query_sql` |
+
+pub mod answer;
+pub mod engine;
+pub mod error;
+pub mod http;
+pub mod metrics;
+pub mod sources;
+
+mod allowed;
+mod carry_out;
+mod catalog;
+mod command;
+mod formats;
+mod latest;
+mod limits;
+mod plan_cache;
+mod prune;
+mod running;
+mod scope;
+mod session;
+mod shard_scan;
+mod system_tables;
+mod table;
+mod time_bucket;
+
+pub use answer::Answer;
+pub use engine::{Engine, Parameter, Partial, QueryOptions, RunOptions, Shortcuts, Verbs};
+pub use error::Error;
+pub use formats::Format;
+pub use metrics::Metrics;
+pub use sources::{Node, RefusedLine, Setting, Sources};
+
+/// What query's functions give.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

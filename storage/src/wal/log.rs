@@ -84,13 +84,18 @@ impl Log {
     pub(super) fn check(&self) -> Result<()> {
         match self.stopped.get() {
             None => Ok(()),
-            Some(first) => Err(Error::Stopped { what: self.name(), why: first.to_string() }),
+            Some(first) => Err(self.stopped_by(first)),
         }
+    }
+
+    /// What to answer after `first` stopped the log.
+    pub(super) fn stopped_by(&self, first: &Error) -> Error {
+        Error::Stopped { what: self.name(), why: first.to_string() }
     }
 
     /// Ends all writing: what is on disk is unknown from here on. Gives the error back.
     pub(super) fn stop(&self, error: Error) -> Error {
-        let copy = Error::Stopped { what: self.name(), why: error.to_string() };
+        let copy = self.stopped_by(&error);
         if self.stopped.set(Arc::new(copy)).is_ok() {
             tracing::error!(log = %self.dir.display(), %error, "the log stops");
         }
@@ -267,7 +272,7 @@ impl Log {
         let _syncing = self.syncing.lock();
         let Some(from) = self.first_to_cut(from) else { return Ok(()) };
         // Publishes every segment, so that the place of the cut has a name that recovery finds.
-        self.sync_locked().map_err(|e| Error::Stopped { what: self.name(), why: e.to_string() })?;
+        self.sync_locked().map_err(|e| self.stopped_by(&e))?;
         let mut tail = self.tail.lock();
         let cut = self.cut_index(from);
         let stop = |e| self.stop(e);
@@ -316,10 +321,11 @@ impl Log {
         index.truncations += 1;
         let gone = index.segments.drain(position + 1..).map(|s| s.segment).collect();
         let kept = &mut index.segments[position];
-        let (offset, end) = (u64::from(kept.offsets[number]), kept.end);
+        // Behind the last record there may be marks.
+        let (offset, end) = (u64::from(kept.offsets[number]), kept.segment.synced());
         kept.offsets.truncate(number);
         kept.end = offset;
-        Cut { kept: kept.segment.clone(), offset, end: end + MARK_BYTES as u64, gone }
+        Cut { kept: kept.segment.clone(), offset, end, gone }
     }
 
     /// The segment, mapped: one that was opened only to be read is opened again.
@@ -359,7 +365,7 @@ impl Log {
     /// Drops every record: what comes next begins somewhere else (after a snapshot).
     fn empty(&self, hard: &mut HardState) -> Result<()> {
         let _syncing = self.syncing.lock();
-        self.sync_locked().map_err(|e| Error::Stopped { what: self.name(), why: e.to_string() })?;
+        self.sync_locked().map_err(|e| self.stopped_by(&e))?;
         hard.save(|saved| saved.durable_end = 0).map_err(|e| self.stop(e))?;
         let mut tail = self.tail.lock();
         let segments: Vec<Arc<LogSegment>> = {

@@ -136,6 +136,8 @@ impl Wal {
     /// durable.
     pub fn open(options: WalOptions) -> Result<(Wal, Opened)> {
         let Recovered { log, hard, opened } = recovery::recover(options)?;
+        // What was found was synced, and from here on a rotten end of it is damage.
+        log.mark().map_err(|e| log.stopped_by(&e))?;
         Ok((Wal { log, hard }, opened))
     }
 

@@ -52,6 +52,9 @@ pub(super) fn recover(options: WalOptions) -> Result<Recovered> {
         disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
     }
     let found = Found::list(&*disk, &dir)?;
+    // A process that was killed may have renamed a segment and not synced its name: what is acknowledged from here on
+    // must not hang on that.
+    disk.sync_dir(&dir).map_err(|e| Error::SyncFailed { path: dir.clone(), source: e })?;
     let mut hard = match found.hard_state {
         true => HardState::open(&*disk, &dir)?,
         false => found_hard_state(&*disk, &dir, &found)?,
@@ -85,6 +88,7 @@ pub(super) fn recover(options: WalOptions) -> Result<Recovered> {
             tail.previous_crc = chain.crc;
             tail.next = chain.next;
             tail.number = *number;
+            tail.ends_with_mark = end > indexed.end;
         }
         index.segments.push_back(indexed);
     }

@@ -1,0 +1,83 @@
+//! Has a command done. What was said is `command`.
+
+use std::sync::Arc;
+
+use model::{DatabaseSchema, TableId};
+
+use crate::Result;
+use crate::catalog::SYSTEM;
+use crate::command::{Command, TableName};
+use crate::engine::Inner;
+use crate::error::Error;
+
+/// Schemas that exist beside the databases.
+const RESERVED: [&str; 2] = [SYSTEM, "information_schema"];
+
+/// Does it, and says in a few words what was done.
+pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) -> Result<String> {
+    let cluster = &engine.cluster;
+    match command {
+        Command::Flush { table } => {
+            let id = table.as_ref().map(|t| find_table(engine, database, t)).transpose()?;
+            cluster.flush(id).await?;
+            Ok("flushed".to_owned())
+        }
+        Command::Compact { table } => {
+            let id = table.as_ref().map(|t| find_table(engine, database, t)).transpose()?;
+            cluster.compact(id).await?;
+            Ok("compacted".to_owned())
+        }
+        Command::CreateDatabase { name, if_not_exists, routing_tag, retention_ns } => {
+            if RESERVED.contains(&name.as_str()) {
+                return Err(Error::sql(format!("the name {name} is reserved")));
+            }
+            if cluster.catalog().database(&name).is_some() {
+                return match if_not_exists {
+                    true => Ok(format!("database {name} exists")),
+                    false => Err(Error::sql(format!("database {name} exists already: CREATE DATABASE IF NOT EXISTS is content with that"))),
+                };
+            }
+            cluster.create_database(&name, routing_tag.as_deref(), retention_ns).await?;
+            Ok(format!("created database {name}"))
+        }
+        Command::DropDatabase { name, if_exists } => {
+            if if_exists && cluster.catalog().database(&name).is_none() {
+                return Ok(format!("there is no database {name}"));
+            }
+            find_database(engine, &name)?;
+            cluster.drop_database(&name).await?;
+            Ok(format!("dropped database {name}"))
+        }
+        Command::DropTable { name, if_exists } => {
+            let of = name.database.as_deref().unwrap_or(database);
+            match find_table(engine, database, &name) {
+                Err(_) if if_exists => return Ok(format!("there is no table {}", name.table)),
+                found => found?,
+            };
+            cluster.drop_table(of, &name.table).await?;
+            Ok(format!("dropped table {}", name.table))
+        }
+        Command::SetRetention { database, retention_ns } => {
+            find_database(engine, &database)?;
+            cluster.set_retention(&database, retention_ns).await?;
+            Ok(format!("set retention of database {database}"))
+        }
+        Command::KillQuery { id } => {
+            engine.running.kill(id)?;
+            Ok(format!("killed query {id}"))
+        }
+        Command::Show { .. } => unreachable!("SHOW is planned as a query"),
+    }
+}
+
+fn find_database(engine: &Inner, name: &str) -> Result<Arc<DatabaseSchema>> {
+    engine.cluster.catalog().database(name).cloned().ok_or_else(|| Error::NoDatabase { name: name.to_owned() })
+}
+
+fn find_table(engine: &Inner, database: &str, name: &TableName) -> Result<TableId> {
+    let database = find_database(engine, name.database.as_deref().unwrap_or(database))?;
+    match database.tables.get(&*name.table) {
+        Some(table) => Ok(table.id),
+        None => Err(Error::sql(format!("table '{}.{}' not found", database.name, name.table))),
+    }
+}

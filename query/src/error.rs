@@ -1,0 +1,246 @@
+//! What goes wrong between a question and its answer, and where in the text.
+
+use std::time::Duration;
+
+use datafusion::common::DataFusionError;
+use model::ErrorKind;
+use thiserror::Error;
+
+/// A place in the SQL text, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: u64,
+    /// The column, in characters.
+    pub column: u64,
+}
+
+/// An error of this crate; [`kind`](Error::kind) tells what can be done about it.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The text is no SQL, names what is not there, or asks what cannot be computed.
+    #[error("{message}")]
+    Sql {
+        /// What is wrong.
+        message: String,
+        /// Where, if known.
+        place: Option<Place>,
+    },
+    /// The text is larger or deeper than what is planned.
+    #[error("{what}, the limit is {limit}{setting}")]
+    TooLarge {
+        /// What there is too much of.
+        what: String,
+        /// How much there may be.
+        limit: usize,
+        /// ` (setting …)` where one can change it.
+        setting: &'static str,
+    },
+    /// The statement writes or touches the server's files.
+    #[error("{what} is not allowed: {instead}")]
+    Refused {
+        /// The statement.
+        what: String,
+        /// What to do instead.
+        instead: String,
+    },
+    /// The statement changes something and came through a door that only reads.
+    #[error("{what} changes something and this request only reads: send it with POST")]
+    ReadOnly {
+        /// The statement.
+        what: String,
+    },
+    /// Part of the language, not built yet.
+    #[error("{what} is not available yet")]
+    NotYet {
+        /// The statement.
+        what: String,
+    },
+    /// A database that nobody created.
+    #[error("database not found: \"{name}\"")]
+    NoDatabase {
+        /// Its name.
+        name: String,
+    },
+    /// No query of that number is running.
+    #[error("query {id} is not running")]
+    NoQuery {
+        /// Its number.
+        id: u64,
+    },
+    /// The deadline passed.
+    #[error("the query was stopped at its deadline of {after:?}: ask for less, or give it longer with ?timeout=")]
+    Deadline {
+        /// How long it had.
+        after: Duration,
+    },
+    /// Somebody killed it.
+    #[error("query {id} was killed")]
+    Killed {
+        /// Its number.
+        id: u64,
+    },
+    /// As many queries are running as may.
+    #[error("{limit} queries are running already: try again (setting query_max_concurrent)")]
+    TooMany {
+        /// How many may run.
+        limit: usize,
+    },
+    /// The query needs more memory or spill space than it may have.
+    #[error("the query needs more memory than it may have: {message}")]
+    OverMemory {
+        /// DataFusion's account of who wanted how much.
+        message: String,
+    },
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// Agreement or a shard failed.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    /// Storage failed while rows were read.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// A mistake in the engine or in this crate.
+    #[error("the query failed inside the engine: {message}")]
+    Engine {
+        /// What the engine says.
+        message: String,
+    },
+}
+
+impl Error {
+    /// What the one who gets it can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Sql { .. }
+            | Error::TooLarge { .. }
+            | Error::Refused { .. }
+            | Error::ReadOnly { .. }
+            | Error::NotYet { .. }
+            | Error::NoDatabase { .. }
+            | Error::NoQuery { .. }
+            | Error::Deadline { .. }
+            | Error::Killed { .. }
+            | Error::OverMemory { .. } => ErrorKind::YourRequest,
+            Error::TooMany { .. } | Error::ShuttingDown => ErrorKind::TryAgain,
+            Error::Cluster(e) => e.kind(),
+            Error::Storage(e) => e.kind(),
+            Error::Engine { .. } => ErrorKind::Broken,
+        }
+    }
+
+    /// Where in the text, if known.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Error::Sql { place, .. } => *place,
+            _ => None,
+        }
+    }
+
+    /// An error about the text as a whole.
+    pub(crate) fn sql(message: impl Into<String>) -> Error {
+        Error::Sql { message: message.into(), place: None }
+    }
+
+    /// Carries this error through DataFusion; [`From`] finds it again.
+    pub(crate) fn inside(self) -> DataFusionError {
+        DataFusionError::External(Box::new(self))
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(e: DataFusionError) -> Error {
+        if let Some(ours) = our_own(&e) {
+            return ours;
+        }
+        let place = place_of(&e);
+        match e.find_root() {
+            DataFusionError::ResourcesExhausted(message) => Error::OverMemory { message: first_line(message) },
+            DataFusionError::Internal(message) => Error::Engine { message: first_line(message) },
+            DataFusionError::External(source) => Error::Engine { message: source.to_string() },
+            DataFusionError::IoError(source) => Error::Engine { message: source.to_string() },
+            DataFusionError::ExecutionJoin(source) => Error::Engine { message: source.to_string() },
+            root => Error::Sql { message: first_line(&root.strip_backtrace()), place },
+        }
+    }
+}
+
+/// Finds an error of this crate that travelled inside DataFusion's, and takes what it says.
+fn our_own(e: &DataFusionError) -> Option<Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(ours.again());
+        }
+        next = match error.downcast_ref::<DataFusionError>() {
+            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::Collection(all)) => all.first().map(|e| e as &(dyn std::error::Error + 'static)),
+            Some(DataFusionError::ArrowError(inner, _)) => match inner.as_ref() {
+                arrow::error::ArrowError::ExternalError(inner) => Some(inner.as_ref()),
+                _ => None,
+            },
+            _ => error.source(),
+        };
+    }
+    None
+}
+
+impl Error {
+    // DataFusion may hand one error to several readers, so it cannot be taken out of its box; the words and the kind are kept.
+    fn again(&self) -> Error {
+        match self {
+            Error::Sql { message, place } => Error::Sql { message: message.clone(), place: *place },
+            Error::TooLarge { what, limit, setting } => Error::TooLarge { what: what.clone(), limit: *limit, setting },
+            Error::Refused { what, instead } => Error::Refused { what: what.clone(), instead: instead.clone() },
+            Error::NotYet { what } => Error::NotYet { what: what.clone() },
+            Error::NoDatabase { name } => Error::NoDatabase { name: name.clone() },
+            Error::OverMemory { message } => Error::OverMemory { message: message.clone() },
+            Error::ShuttingDown => Error::ShuttingDown,
+            other if other.kind() == ErrorKind::TryAgain => {
+                Error::Cluster(cluster::Error::Stopped { what: "a shard of this query".to_owned(), why: other.to_string() })
+            }
+            other => Error::Engine { message: other.to_string() },
+        }
+    }
+}
+
+/// Line and column: from DataFusion's diagnostic, else from the end of the parser's message.
+fn place_of(e: &DataFusionError) -> Option<Place> {
+    if let Some(span) = e.diagnostic().and_then(|d| d.span) {
+        return Some(Place { line: span.start.line, column: span.start.column });
+    }
+    place_in(&e.to_string())
+}
+
+fn place_in(message: &str) -> Option<Place> {
+    let (_, rest) = message.rsplit_once(" at Line: ")?;
+    let (line, rest) = rest.split_once(", Column: ")?;
+    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    Some(Place { line: line.parse().ok()?, column: rest[..digits].parse().ok()? })
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parsers_place_is_found() {
+        let message = "sql parser error: Expected: end of statement, found: x at Line: 3, Column: 14\n\nbacktrace";
+        assert_eq!(place_in(message), Some(Place { line: 3, column: 14 }));
+        assert_eq!(place_in("no place here"), None);
+    }
+
+    #[test]
+    fn our_own_error_survives_datafusion() {
+        let e = Error::NoDatabase { name: "x".to_owned() }.inside().context("while planning");
+        let e = DataFusionError::Shared(std::sync::Arc::new(e));
+        assert!(matches!(Error::from(e), Error::NoDatabase { name } if name == "x"));
+    }
+}

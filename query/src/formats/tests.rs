@@ -1,0 +1,110 @@
+use std::io::Cursor;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::arrow::array::{BooleanArray, Float64Array, Int64Array, ListArray, StringViewArray, TimestampNanosecondArray, UInt64Array};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::Int64Type;
+use datafusion::arrow::ipc::reader::StreamReader;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::*;
+
+fn batch() -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable([
+        ("time", Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_000_000_001, -1, 0])) as _, false),
+        ("device_id", Arc::new(StringViewArray::from(vec![Some("a\"b"), None, Some("c,d")])) as _, true),
+        ("i", Arc::new(Int64Array::from(vec![Some(i64::MIN), Some(i64::MAX), None])) as _, true),
+        ("u", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None, Some(0)])) as _, true),
+        ("f", Arc::new(Float64Array::from(vec![Some(0.1), Some(1e300), Some(72.0)])) as _, true),
+        ("b", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])) as _, true),
+    ])
+    .unwrap()
+}
+
+fn encoded(format: Format, batches: &[RecordBatch]) -> Vec<u8> {
+    let mut encoder = format.encoder(&batch().schema()).unwrap();
+    let mut bytes = Vec::new();
+    for batch in batches {
+        bytes.extend(encoder.rows(batch).unwrap());
+    }
+    bytes.extend(encoder.finish().unwrap());
+    bytes
+}
+
+fn text(format: Format, batches: &[RecordBatch]) -> String {
+    String::from_utf8(encoded(format, batches)).unwrap()
+}
+
+const ROWS: [&str; 3] = [
+    r#"{"time":"2023-11-14T22:13:20.000000001Z","device_id":"a\"b","i":-9223372036854775808,"u":18446744073709551615,"f":0.1,"b":true}"#,
+    r#"{"time":"1969-12-31T23:59:59.999999999Z","device_id":null,"i":9223372036854775807,"u":null,"f":1.0e300,"b":false}"#,
+    r#"{"time":"1970-01-01T00:00:00Z","device_id":"c,d","i":null,"u":0,"f":72.0,"b":null}"#,
+];
+
+#[test]
+fn json_is_one_array_however_many_batches() {
+    assert_eq!(text(Format::Json, &[]), "[]");
+    assert_eq!(text(Format::Json, &[batch()]), format!("[{}]", ROWS.join(",")));
+    let halves = [batch().slice(0, 1), batch().slice(1, 0), batch().slice(1, 2)];
+    assert_eq!(text(Format::Json, &halves), format!("[{}]", ROWS.join(",")));
+}
+
+#[test]
+fn json_lines_are_a_row_each() {
+    assert_eq!(text(Format::JsonLines, &[]), "");
+    let halves = [batch().slice(0, 1), batch().slice(1, 2)];
+    assert_eq!(text(Format::JsonLines, &halves), ROWS.map(|r| format!("{r}\n")).concat());
+}
+
+#[test]
+fn csv_has_its_header_once_even_without_rows() {
+    assert_eq!(text(Format::Csv, &[]), "time,device_id,i,u,f,b\n");
+    let halves = [batch().slice(0, 1), batch().slice(1, 2)];
+    let expected = "time,device_id,i,u,f,b\n\
+        2023-11-14T22:13:20.000000001Z,\"a\"\"b\",-9223372036854775808,18446744073709551615,0.1,true\n\
+        1969-12-31T23:59:59.999999999Z,,9223372036854775807,,1e300,false\n\
+        1970-01-01T00:00:00Z,\"c,d\",,0,72.0,\n";
+    assert_eq!(text(Format::Csv, &halves), expected);
+}
+
+#[test]
+fn csv_writes_lists_as_text() {
+    let list = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), Some(2)]), None]);
+    let batch = RecordBatch::try_from_iter([("l", Arc::new(list) as _)]).unwrap();
+    let mut encoder = Format::Csv.encoder(&batch.schema()).unwrap();
+    assert_eq!(String::from_utf8(encoder.rows(&batch).unwrap()).unwrap(), "l\n\"[1, 2]\"\n\"\"\n");
+}
+
+#[test]
+fn arrow_and_parquet_give_the_rows_back() {
+    let halves = [batch().slice(0, 1), batch().slice(1, 2)];
+    let stream = StreamReader::try_new(Cursor::new(encoded(Format::Arrow, &halves)), None).unwrap();
+    let read: Vec<RecordBatch> = stream.map(|b| b.unwrap()).collect();
+    assert_eq!(concat_batches(&batch().schema(), &read).unwrap(), batch());
+
+    let file = Bytes::from(encoded(Format::Parquet, &halves));
+    let read: Vec<RecordBatch> = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().map(|b| b.unwrap()).collect();
+    assert_eq!(concat_batches(&batch().schema(), &read).unwrap(), batch());
+}
+
+#[test]
+fn a_table_is_drawn_with_numbers_to_the_right() {
+    let batch = RecordBatch::try_from_iter([
+        ("device_id", Arc::new(StringViewArray::from(vec!["pump-17", "p"])) as _),
+        ("celsius", Arc::new(Float64Array::from(vec![71.5, -3.25])) as _),
+    ])
+    .unwrap();
+    let mut encoder = Format::Table.encoder(&batch.schema()).unwrap();
+    let mut drawn = encoder.rows(&batch).unwrap();
+    drawn.extend(encoder.finish().unwrap());
+    let expected = "\
+┌───────────┬─────────┐
+│ device_id │ celsius │
+├───────────┼─────────┤
+│ pump-17   │    71.5 │
+│ p         │   -3.25 │
+└───────────┴─────────┘
+";
+    assert_eq!(String::from_utf8(drawn).unwrap(), expected);
+}

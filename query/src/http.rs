@@ -1,0 +1,437 @@
+//! The doors `/sql` and `/api/v3/query_sql`: a request becomes a question, an answer becomes bytes, an error becomes a status.
+//!
+//! Nothing is sent before the first rows are there, so that most errors have their status. After the first byte an error
+//! aborts the transfer (the body ends in an error, hyper resets the stream): an answer that ended properly is whole. A
+//! small answer is sent in one piece with its figures in headers; a large one carries them as trailers for whoever asked
+//! for trailers (`TE: trailers`), and in `system.queries`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use model::ErrorKind;
+use model::schema::DEFAULT_DATABASE;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::answer::{Answer, Summary, Task};
+use crate::engine::{Engine, Parameter, Partial, RunOptions, Verbs};
+use crate::error::Error;
+use crate::formats::{Encoder, Format};
+
+/// Bytes of an answer that are held back for its figures; a larger one is sent while it is made.
+const WHOLE_BYTES: usize = 64 << 10;
+/// Bytes of one piece of a large answer.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces that wait for a slow reader.
+const WAITING_PIECES: usize = 4;
+
+const QUERY_ID: HeaderName = HeaderName::from_static("alluvium-query-id");
+const ROWS: HeaderName = HeaderName::from_static("alluvium-rows");
+const ROWS_SCANNED: HeaderName = HeaderName::from_static("alluvium-rows-scanned");
+const SHARDS: HeaderName = HeaderName::from_static("alluvium-shards");
+const ELAPSED: HeaderName = HeaderName::from_static("alluvium-elapsed-us");
+const PARTIAL: HeaderName = HeaderName::from_static("alluvium-partial");
+const LAG: HeaderName = HeaderName::from_static("alluvium-lag");
+
+/// The routes of this crate.
+pub fn router(engine: Arc<Engine>) -> Router {
+    Router::new()
+        .route("/sql", get(sql).post(sql).fallback(other_method))
+        .route("/api/v3/query_sql", get(query_sql).post(query_sql).fallback(other_method))
+        .with_state(engine)
+}
+
+async fn other_method() -> Response {
+    let mut response = error_response(StatusCode::METHOD_NOT_ALLOWED, "send SQL with POST, or a question with GET", None, None);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+    response
+}
+
+/// What a request says, wherever it says it.
+#[derive(Default)]
+struct Asked {
+    database: Option<String>,
+    sql: Option<String>,
+    format: Option<String>,
+    timeout: Option<String>,
+    partial: Option<String>,
+    consistency: Option<String>,
+    parameters: Option<Value>,
+}
+
+/// A request that cannot be understood.
+struct Bad(StatusCode, String);
+
+impl Asked {
+    /// From `a=b&c=d`. Empty values count as absent, unknown names are somebody else's.
+    fn pairs(&mut self, text: &[u8]) -> Result<(), Bad> {
+        for (name, value) in form_urlencoded::parse(text) {
+            if value.is_empty() {
+                continue;
+            }
+            match &*name {
+                "db" | "database" | "bucket" => self.database = Some(value.into_owned()),
+                "q" | "sql" | "query" => self.sql = Some(value.into_owned()),
+                "format" => self.format = Some(value.into_owned()),
+                "timeout" => self.timeout = Some(value.into_owned()),
+                "partial" => self.partial = Some(value.into_owned()),
+                "consistency" => self.consistency = Some(value.into_owned()),
+                "params" => {
+                    let params =
+                        serde_json::from_str(&value).map_err(|e| Bad(StatusCode::BAD_REQUEST, format!("params is no JSON object: {e}")))?;
+                    self.parameters = Some(params);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// From InfluxDB 3's JSON body.
+    fn json(&mut self, body: &[u8]) -> Result<(), Bad> {
+        let bad = |what: String| Bad(StatusCode::BAD_REQUEST, what);
+        let value: Value = serde_json::from_slice(body).map_err(|e| bad(format!("the body is no JSON: {e}")))?;
+        let Value::Object(fields) = value else { return Err(bad("the body is no JSON object".to_owned())) };
+        for (name, value) in fields {
+            match (name.as_str(), value) {
+                (_, Value::Null) => {}
+                ("params", value) => self.parameters = Some(value),
+                ("db" | "database", Value::String(s)) => self.database = Some(s),
+                ("q" | "query", Value::String(s)) => self.sql = Some(s),
+                ("format", Value::String(s)) => self.format = Some(s),
+                ("timeout", Value::String(s)) => self.timeout = Some(s),
+                ("db" | "database" | "q" | "query" | "format" | "timeout", other) => {
+                    return Err(bad(format!("{name} must be a string, not {other}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self, headers: &HeaderMap) -> Result<Format, Bad> {
+        if let Some(name) = &self.format {
+            return Format::named(name)
+                .ok_or_else(|| Bad(StatusCode::BAD_REQUEST, format!("unknown format {name}: json, jsonl, csv, parquet, arrow, table")));
+        }
+        let accepted = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let mut types = accepted.split(',').map(|t| t.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
+        Ok(types.find_map(|t| Format::accepted(&t)).unwrap_or_default())
+    }
+
+    fn options(&self, method: &Method) -> Result<RunOptions, Bad> {
+        let bad = |what: String| Bad(StatusCode::BAD_REQUEST, what);
+        let timeout = match &self.timeout {
+            None => None,
+            Some(text) => Some(timeout(text).ok_or_else(|| bad(format!("timeout {text} is no span of time such as 5s or 500ms")))?),
+        };
+        let partial = match self.partial.as_deref() {
+            None | Some("refuse") => Partial::Refuse,
+            Some("allow") => Partial::Allow,
+            Some(other) => return Err(bad(format!("partial={other} is neither allow nor refuse"))),
+        };
+        if let Some(other) = self.consistency.as_deref().filter(|c| !matches!(*c, "stale" | "strong")) {
+            return Err(bad(format!("consistency={other} is neither stale nor strong")));
+        }
+        let parameters = match &self.parameters {
+            None => BTreeMap::new(),
+            Some(Value::Object(fields)) => fields
+                .iter()
+                .map(|(name, value)| Ok((name.trim_start_matches('$').to_owned(), parameter(name, value)?)))
+                .collect::<Result<_, Bad>>()?,
+            Some(_) => return Err(bad("params is no JSON object".to_owned())),
+        };
+        let verbs = if method == Method::POST { Verbs::AskAndChange } else { Verbs::Ask };
+        Ok(RunOptions { timeout, parameters, partial, verbs, ..RunOptions::default() })
+    }
+}
+
+/// `5s`, `500ms`, or a number of seconds.
+fn timeout(text: &str) -> Option<Duration> {
+    if let Some(nanoseconds) = crate::time_bucket::nanoseconds(text) {
+        return Some(Duration::from_nanos(nanoseconds as u64));
+    }
+    text.parse().ok().filter(|s: &f64| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok())
+}
+
+fn parameter(name: &str, value: &Value) -> Result<Parameter, Bad> {
+    Ok(match value {
+        Value::Null => Parameter::Null,
+        Value::Bool(b) => Parameter::Bool(*b),
+        Value::String(s) => Parameter::Text(s.clone()),
+        Value::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
+            (Some(i), _, _) => Parameter::Int(i),
+            (None, Some(u), _) => Parameter::UInt(u),
+            (None, None, Some(f)) => Parameter::Float(f),
+            (None, None, None) => return Err(Bad(StatusCode::BAD_REQUEST, format!("parameter {name} is no number that SQL has"))),
+        },
+        Value::Array(_) | Value::Object(_) => {
+            return Err(Bad(StatusCode::BAD_REQUEST, format!("parameter {name} must be a string, number, boolean or null")));
+        }
+    })
+}
+
+/// `GET /sql?q=`, `POST /sql` with the statement as body, whatever its content type.
+async fn sql(State(engine): State<Arc<Engine>>, RawQuery(query): RawQuery, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let asked = async {
+        let mut asked = Asked::default();
+        asked.pairs(query.unwrap_or_default().as_bytes())?;
+        let body = read(&engine, body).await?;
+        // curl sends a form by default; a statement never begins with `q=`.
+        if body.starts_with(b"q=") {
+            asked.pairs(&body)?;
+        } else if !body.is_empty() {
+            asked.sql = Some(utf8(&body)?);
+        }
+        Ok(asked)
+    };
+    answer(&engine, &head, asked.await).await
+}
+
+/// InfluxDB 3's door: parameters in the query string, a JSON body or a form.
+async fn query_sql(State(engine): State<Arc<Engine>>, RawQuery(query): RawQuery, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let asked = async {
+        let mut asked = Asked::default();
+        asked.pairs(query.unwrap_or_default().as_bytes())?;
+        let body = read(&engine, body).await?;
+        let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        if kind.starts_with("application/x-www-form-urlencoded") && !body.trim_ascii_start().starts_with(b"{") {
+            asked.pairs(&body)?;
+        } else if !body.is_empty() {
+            asked.json(&body)?;
+        }
+        Ok(asked)
+    };
+    answer(&engine, &head, asked.await).await
+}
+
+/// The whole body, as far as a statement may be long (a JSON body may need twice that for its escapes).
+async fn read(engine: &Engine, body: Body) -> Result<Bytes, Bad> {
+    let limit = engine.max_sql_bytes();
+    axum::body::to_bytes(body, 2 * limit + (64 << 10)).await.map_err(|e| {
+        let mut source: &dyn std::error::Error = &e;
+        while let Some(inner) = source.source() {
+            source = inner;
+        }
+        match source.is::<http_body_util::LengthLimitError>() {
+            true => {
+                Bad(StatusCode::BAD_REQUEST, format!("the statement is too long, the limit is {limit} bytes (setting query_max_sql_bytes)"))
+            }
+            false => Bad(StatusCode::BAD_REQUEST, format!("the body could not be read: {source}")),
+        }
+    })
+}
+
+fn utf8(body: &[u8]) -> Result<String, Bad> {
+    let text = std::str::from_utf8(body).map_err(|e| Bad(StatusCode::BAD_REQUEST, format!("the statement is no UTF-8: {e}")))?;
+    Ok(text.to_owned())
+}
+
+/// Runs what was asked and sends its first bytes, or its error.
+async fn answer(engine: &Engine, head: &http::request::Parts, asked: Result<Asked, Bad>) -> Response {
+    let error_id = head.headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    match begin(engine, head, asked).await {
+        Ok(response) => response,
+        Err(Failed::Bad(Bad(status, message))) => error_response(status, &message, None, error_id),
+        Err(Failed::Query(e)) => query_error(&e, error_id),
+    }
+}
+
+enum Failed {
+    Bad(Bad),
+    Query(Error),
+}
+
+impl From<Bad> for Failed {
+    fn from(bad: Bad) -> Failed {
+        Failed::Bad(bad)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(e: Error) -> Failed {
+        Failed::Query(e)
+    }
+}
+
+async fn begin(engine: &Engine, head: &http::request::Parts, asked: Result<Asked, Bad>) -> Result<Response, Failed> {
+    let asked = asked?;
+    let format = asked.format(&head.headers)?;
+    let options = asked.options(&head.method)?;
+    let database = asked.database.as_deref().unwrap_or(DEFAULT_DATABASE);
+    let Some(sql) = &asked.sql else {
+        let how = "no statement: POST it as the body of /sql, or give it as ?q=";
+        return Err(Bad(StatusCode::BAD_REQUEST, how.to_owned()).into());
+    };
+    let answer = engine.run(database, sql, options).await?;
+    let encoder = format.encoder(answer.schema())?;
+    let (pieces, mut receiver) = mpsc::channel(WAITING_PIECES);
+    let id = answer.id();
+    let writer = Task(engine.handle().spawn(write(answer, encoder, pieces)));
+    let mut first = Vec::new();
+    let mut response = loop {
+        match receiver.recv().await {
+            Some(Piece::Bytes(bytes)) => {
+                first.extend(bytes);
+                if first.len() > WHOLE_BYTES {
+                    break Response::new(streamed(first, receiver, writer));
+                }
+            }
+            Some(Piece::End(summary)) => {
+                let mut response = Response::new(Body::from(first));
+                figures(&summary, response.headers_mut());
+                break response;
+            }
+            Some(Piece::Failed(e)) => return Err(e.into()),
+            None => return Err(Error::Engine { message: "the answer broke off".to_owned() }.into()),
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    headers.insert(QUERY_ID, id.into());
+    if asked.consistency.as_deref() == Some("stale") {
+        // This node leads every shard it reads, so a stale read is a fresh one.
+        headers.insert(LAG, HeaderValue::from_static("0"));
+    }
+    if !headers.contains_key(ROWS_SCANNED) {
+        headers.insert(
+            TRAILER,
+            HeaderValue::from_static("alluvium-rows, alluvium-rows-scanned, alluvium-shards, alluvium-elapsed-us, alluvium-partial"),
+        );
+    }
+    Ok(response)
+}
+
+/// What the writing task sends. Without `End` the answer is not whole.
+enum Piece {
+    Bytes(Vec<u8>),
+    End(Summary),
+    Failed(Error),
+}
+
+/// Encodes an answer, on the query threads.
+async fn write(mut answer: Answer, mut encoder: Box<dyn Encoder>, pieces: mpsc::Sender<Piece>) {
+    let mut waiting = Vec::new();
+    let last = loop {
+        let rows = match answer.next().await {
+            Some(Ok(batch)) => encoder.rows(&batch),
+            Some(Err(e)) => break Piece::Failed(e),
+            None => match encoder.finish() {
+                Ok(bytes) => {
+                    waiting.extend(bytes);
+                    if pieces.send(Piece::Bytes(waiting)).await.is_err() {
+                        return;
+                    }
+                    break Piece::End(answer.summary());
+                }
+                Err(e) => break Piece::Failed(e),
+            },
+        };
+        match rows {
+            Ok(bytes) => waiting.extend(bytes),
+            Err(e) => break Piece::Failed(e),
+        }
+        if waiting.len() >= PIECE_BYTES && pieces.send(Piece::Bytes(std::mem::take(&mut waiting))).await.is_err() {
+            return;
+        }
+    };
+    let _ = pieces.send(last).await; // Nobody may be there any more.
+}
+
+/// A body that is sent while it is made, and that ends in an error if the query does.
+fn streamed(first: Vec<u8>, receiver: mpsc::Receiver<Piece>, writer: Task<()>) -> Body {
+    let frames = futures::stream::unfold((Some(first), receiver, Some(writer)), |(first, mut receiver, writer)| async move {
+        if let Some(first) = first {
+            return Some((Ok(Frame::data(Bytes::from(first))), (None, receiver, writer)));
+        }
+        writer.as_ref()?;
+        let broken = |message: String| Some(Err(std::io::Error::other(message)));
+        let (frame, rest) = match receiver.recv().await {
+            Some(Piece::Bytes(bytes)) => (Some(Ok(Frame::data(Bytes::from(bytes)))), writer),
+            Some(Piece::End(summary)) => {
+                let mut trailers = HeaderMap::new();
+                figures(&summary, &mut trailers);
+                (Some(Ok(Frame::trailers(trailers))), None)
+            }
+            Some(Piece::Failed(e)) => (broken(e.to_string()), None),
+            None => (broken("the answer broke off".to_owned()), None),
+        };
+        frame.map(|frame| (frame, (None, receiver, rest)))
+    });
+    Body::new(StreamBody::new(frames))
+}
+
+fn figures(summary: &Summary, headers: &mut HeaderMap) {
+    headers.insert(ROWS, summary.rows.into());
+    headers.insert(ROWS_SCANNED, summary.rows_scanned.into());
+    headers.insert(SHARDS, summary.shards.into());
+    headers.insert(ELAPSED, (summary.elapsed.as_micros() as u64).into());
+    if !summary.missing.is_empty() {
+        let missing: Vec<String> = summary.missing.iter().map(ToString::to_string).collect();
+        if let Ok(value) = HeaderValue::from_str(&missing.join(",")) {
+            headers.insert(PARTIAL, value);
+        }
+    }
+}
+
+fn query_error(e: &Error, error_id: Option<&str>) -> Response {
+    let status = match e {
+        Error::NoDatabase { .. } | Error::Cluster(cluster::Error::NoDatabase { .. }) => StatusCode::NOT_FOUND,
+        Error::NoQuery { .. } => StatusCode::NOT_FOUND,
+        Error::ReadOnly { .. } => StatusCode::METHOD_NOT_ALLOWED,
+        Error::NotYet { .. } => StatusCode::NOT_IMPLEMENTED,
+        Error::Deadline { .. } => StatusCode::REQUEST_TIMEOUT,
+        Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::OverMemory { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        _ => match e.kind() {
+            ErrorKind::YourRequest => StatusCode::BAD_REQUEST,
+            ErrorKind::TryAgain => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+    };
+    let mut response = error_response(status, &e.to_string(), e.place(), error_id);
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => drop(response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"))),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            drop(response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1")));
+        }
+        _ => {}
+    }
+    response
+}
+
+fn error_response(status: StatusCode, message: &str, place: Option<crate::error::Place>, error_id: Option<&str>) -> Response {
+    let code = match status {
+        StatusCode::NOT_FOUND => "not found",
+        StatusCode::METHOD_NOT_ALLOWED => "method not allowed",
+        StatusCode::NOT_IMPLEMENTED => "not implemented",
+        StatusCode::REQUEST_TIMEOUT => "timeout",
+        StatusCode::TOO_MANY_REQUESTS => "too many requests",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        StatusCode::INSUFFICIENT_STORAGE => "out of memory",
+        StatusCode::INTERNAL_SERVER_ERROR => "internal error",
+        _ => "invalid",
+    };
+    let body = json!({
+        "code": code,
+        "message": message,
+        "error": message,
+        "line": place.map(|p| p.line),
+        "column": place.map(|p| p.column),
+        "errorId": error_id,
+        "data": [],
+    });
+    (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}

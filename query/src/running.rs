@@ -1,0 +1,171 @@
+//! Queries under way and the last that ended: their bound, `KILL QUERY`, `system.queries`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use model::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::Result;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::scope::Figures;
+
+/// Ended queries that are remembered.
+const REMEMBERED: usize = 100;
+/// Bytes of a query's text that are remembered.
+const SHOWN_SQL_BYTES: usize = 4_096;
+
+/// All queries of this node that are under way, and the last that ended.
+pub(crate) struct Running {
+    limit: usize,
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last_id: u64,
+    running: BTreeMap<u64, Entry>,
+    ended: VecDeque<Seen>,
+}
+
+struct Entry {
+    database: String,
+    sql: String,
+    started: Timestamp,
+    clock: Instant,
+    figures: Arc<Figures>,
+    kill: watch::Sender<bool>,
+}
+
+/// One line of `system.queries`.
+#[derive(Clone)]
+pub(crate) struct Seen {
+    pub id: u64,
+    pub database: String,
+    pub sql: String,
+    pub state: &'static str,
+    pub started: Timestamp,
+    pub elapsed: Duration,
+    pub rows: u64,
+    pub rows_scanned: u64,
+    pub shards: u64,
+    pub error: Option<String>,
+}
+
+impl Entry {
+    fn seen(&self, id: u64, state: &'static str, error: Option<String>) -> Seen {
+        Seen {
+            id,
+            database: self.database.clone(),
+            sql: self.sql.clone(),
+            state,
+            started: self.started,
+            elapsed: self.clock.elapsed(),
+            rows: self.figures.rows_answered.load(Ordering::Relaxed),
+            rows_scanned: self.figures.rows_scanned.load(Ordering::Relaxed),
+            shards: self.figures.shards.load(Ordering::Relaxed),
+            error,
+        }
+    }
+}
+
+impl Running {
+    pub(crate) fn new(limit: usize, metrics: Metrics) -> Arc<Running> {
+        Arc::new(Running { limit, metrics, state: Mutex::default() })
+    }
+
+    /// Lets a query in, or says that there are too many.
+    pub(crate) fn admit(self: &Arc<Running>, database: &str, sql: &str, started: Timestamp) -> Result<Ticket> {
+        let mut state = self.state.lock();
+        if state.running.len() >= self.limit {
+            return Err(Error::TooMany { limit: self.limit });
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let figures = Arc::new(Figures::default());
+        let (kill, killed) = watch::channel(false);
+        let entry = Entry { database: database.to_owned(), sql: cut(sql), started, clock: Instant::now(), figures: figures.clone(), kill };
+        state.running.insert(id, entry);
+        self.metrics.running.inc();
+        Ok(Ticket { id, figures, killed, running: self.clone(), outcome: None })
+    }
+
+    /// Tells a running query to end.
+    pub(crate) fn kill(&self, id: u64) -> Result<()> {
+        match self.state.lock().running.get(&id) {
+            Some(entry) => {
+                entry.kill.send_replace(true);
+                Ok(())
+            }
+            None => Err(Error::NoQuery { id }),
+        }
+    }
+
+    /// The last that ended, then those under way.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        let state = self.state.lock();
+        let running = state.running.iter().map(|(id, entry)| entry.seen(*id, "running", None));
+        state.ended.iter().cloned().chain(running).collect()
+    }
+}
+
+fn cut(sql: &str) -> String {
+    let mut end = sql.len().min(SHOWN_SQL_BYTES);
+    while !sql.is_char_boundary(end) {
+        end -= 1;
+    }
+    sql[..end].to_owned()
+}
+
+/// A query's place among the running ones; given back when dropped.
+pub(crate) struct Ticket {
+    pub id: u64,
+    pub figures: Arc<Figures>,
+    pub killed: watch::Receiver<bool>,
+    running: Arc<Running>,
+    outcome: Option<Result<(), String>>,
+}
+
+impl Ticket {
+    /// Notes how it ended; a ticket dropped without is one whose asker went away.
+    pub(crate) fn ended(mut self, outcome: Result<(), &Error>) {
+        self.outcome = Some(outcome.map_err(ToString::to_string));
+    }
+
+    /// Waits until somebody kills the query.
+    pub(crate) async fn wait_killed(&mut self) {
+        if self.killed.wait_for(|killed| *killed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.running.state.lock();
+        let Some(entry) = state.running.remove(&self.id) else { return };
+        let (end, error) = match self.outcome.take() {
+            Some(Ok(())) => ("done", None),
+            Some(Err(e)) => ("failed", Some(e)),
+            None => ("abandoned", None),
+        };
+        let seen = entry.seen(self.id, end, error);
+        let metrics = &self.running.metrics;
+        metrics.running.dec();
+        metrics.duration.observe(seen.elapsed.as_secs_f64());
+        metrics.rows_scanned.inc_by(seen.rows_scanned);
+        metrics.rows_answered.inc_by(seen.rows);
+        if seen.error.is_some() {
+            metrics.failed.inc();
+        }
+        if state.ended.len() == REMEMBERED {
+            state.ended.pop_front();
+        }
+        state.ended.push_back(seen);
+    }
+}

@@ -1,0 +1,92 @@
+//! DataFusion's settings for our queries.
+//!
+//! Making a session registers some 300 functions and rules, so one is made per database and copied for each query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::DateTime;
+use datafusion::execution::config::SessionConfig;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::ScalarUDF;
+use model::Timestamp;
+use parking_lot::Mutex;
+
+use crate::catalog::{CATALOG, Catalogs};
+use crate::engine::{Inner, Shortcuts};
+use crate::latest::Latest;
+use crate::scope::Scope;
+use crate::time_bucket::TimeBucket;
+
+/// Sessions kept ready; a node with more databases makes them anew.
+const KEPT: usize = 64;
+
+/// Ready made sessions by database.
+pub(crate) struct Sessions {
+    env: Arc<RuntimeEnv>,
+    threads: usize,
+    bare: SessionConfig,
+    made: Mutex<HashMap<(Arc<str>, Shortcuts), SessionState>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(env: Arc<RuntimeEnv>, threads: usize) -> Sessions {
+        Sessions { env, threads, bare: SessionConfig::new().with_target_partitions(threads), made: Mutex::default() }
+    }
+
+    /// The session of one query.
+    pub(crate) fn session(&self, scope: &Arc<Scope>, engine: &Arc<Inner>, now: Timestamp) -> SessionState {
+        let mut state = self.base(&scope.database, scope.shortcuts);
+        state.config_mut().set_extension(scope.clone());
+        state.register_catalog_list(Arc::new(Catalogs { scope: scope.clone(), engine: engine.clone() }));
+        state.execution_props_mut().query_execution_start_time = Some(DateTime::from_timestamp_nanos(now.0));
+        state
+    }
+
+    /// What a plan that is made already needs to run: the scope and the bounds, but no functions.
+    pub(crate) fn bare_context(&self, scope: &Arc<Scope>) -> Arc<TaskContext> {
+        let config = self.bare.clone().with_extension(scope.clone());
+        let (scalar, higher, aggregate, window) = Default::default();
+        Arc::new(TaskContext::new(None, String::new(), config, scalar, higher, aggregate, window, self.env.clone()))
+    }
+
+    fn base(&self, database: &Arc<str>, shortcuts: Shortcuts) -> SessionState {
+        let key = (database.clone(), shortcuts);
+        if let Some(made) = self.made.lock().get(&key) {
+            return made.clone();
+        }
+        let state = self.make(database, shortcuts);
+        let mut made = self.made.lock();
+        if made.len() >= KEPT {
+            made.clear();
+        }
+        made.insert(key, state.clone());
+        state
+    }
+
+    fn make(&self, database: &str, shortcuts: Shortcuts) -> SessionState {
+        let mut config = SessionConfig::new()
+            .with_create_default_catalog_and_schema(false)
+            .with_default_catalog_and_schema(CATALOG, database)
+            .with_information_schema(true)
+            .with_target_partitions(self.threads);
+        let options = config.options_mut();
+        options.sql_parser.enable_ident_normalization = false;
+        options.sql_parser.collect_spans = true;
+        if shortcuts == Shortcuts::Off {
+            options.optimizer.enable_dynamic_filter_pushdown = false;
+            options.optimizer.enable_sort_pushdown = false;
+            options.optimizer.enable_topk_aggregation = false;
+            options.optimizer.repartition_aggregations = false;
+        }
+        let mut state = SessionStateBuilder::new().with_config(config).with_runtime_env(self.env.clone()).with_default_features().build();
+        let bucket = Arc::new(ScalarUDF::new_from_impl(TimeBucket::new()));
+        datafusion::execution::FunctionRegistry::register_udf(&mut state, bucket).expect("a fresh session takes functions");
+        for name in ["latest", "LATEST", "Latest"] {
+            state.register_udtf(name, Arc::new(Latest));
+        }
+        state
+    }
+}
