@@ -80,6 +80,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same error for another who waited for the same thing.
+    pub(crate) fn again(&self) -> Error {
+        match self {
+            Error::NoLeader { shard } => Error::NoLeader { shard: *shard },
+            Error::Unknown { shard, why } => Error::Unknown { shard: *shard, why: why.clone() },
+            Error::Stopped { what, why } => Error::Stopped { what: what.clone(), why: why.clone() },
+            Error::ShuttingDown => Error::ShuttingDown,
+            full if full.kind() == ErrorKind::TryAgain => Error::DiskFull(full.to_string()),
+            other => Error::Stopped { what: "this part of the node".to_owned(), why: other.to_string() },
+        }
+    }
+
     /// What the one who gets it can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {

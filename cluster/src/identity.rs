@@ -49,8 +49,8 @@ impl Identity {
     }
 }
 
-/// Reads the replica's number, or gives the folder a new one.
-pub(crate) fn take_replica(disk: &dyn Disk, dir: &Path, chance: &mut Chance) -> Result<ReplicaId> {
+/// Reads the replica's number, or gives the folder the new one.
+pub(crate) fn take_replica(disk: &dyn Disk, dir: &Path, new: ReplicaId) -> Result<ReplicaId> {
     let path = dir.join("replica");
     if let Some(payload) = load(disk, &path, StateFile::Replica)? {
         let number = payload.as_slice().try_into().map_err(|_| storage::Error::Corrupt {
@@ -60,9 +60,8 @@ pub(crate) fn take_replica(disk: &dyn Disk, dir: &Path, chance: &mut Chance) -> 
         })?;
         return Ok(ReplicaId(u128::from_le_bytes(number)));
     }
-    let replica = ReplicaId(chance.number());
-    save(disk, &path, StateFile::Replica, &replica.0.to_le_bytes())?;
-    Ok(replica)
+    save(disk, &path, StateFile::Replica, &new.0.to_le_bytes())?;
+    Ok(new)
 }
 
 /// Where this node's numbers come from: a seed, so that a simulation can be played again.

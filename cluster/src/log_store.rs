@@ -20,10 +20,10 @@ use model::{LogIndex, Term};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
-use storage::wal::{NewRecord, Wal, WalOptions, WalReader};
+use storage::wal::{NewRecord, Wal, WalOptions, WalReader, WalRoom};
 
 use crate::group::{GroupKind, LogId, RaftEntry, Types, Vote, log_id};
-use crate::health::Health;
+use crate::health::{GroupHealth, Health};
 use crate::log_record::{HardState, decode_entry, encode_payload};
 use crate::{Error, Result};
 
@@ -41,13 +41,22 @@ pub(crate) struct LogStore {
 /// The log as the node's other parts see it.
 pub(crate) struct Log {
     kind: GroupKind,
+    name: String,
     wal: Mutex<Wal>,
     reader: WalReader,
+    room: WalRoom,
     recent: Mutex<Recent>,
     hard: Mutex<HardState>,
     sole_voter: AtomicBool,
     node: u64,
-    health: Arc<Health>,
+    health: Arc<GroupHealth>,
+    node_health: Arc<Health>,
+}
+
+/// Who is told when a log fails.
+pub(crate) struct ToldOfFailures {
+    pub(crate) group: Arc<GroupHealth>,
+    pub(crate) node: Arc<Health>,
 }
 
 /// The newest entries and where the log ends.
@@ -108,7 +117,7 @@ fn bytes_of(entry: &RaftEntry) -> usize {
 
 impl LogStore {
     /// Opens the log, or founds it.
-    pub(crate) fn open(kind: GroupKind, options: WalOptions, node: u64, health: Arc<Health>) -> Result<LogStore> {
+    pub(crate) fn open(kind: GroupKind, name: &str, options: WalOptions, node: u64, told: ToldOfFailures) -> Result<LogStore> {
         let dir = options.dir.clone();
         let corrupt = |what: String| Error::Storage(storage::Error::Corrupt { path: dir.clone(), at: 0, what });
         let (wal, opened) = Wal::open(options)?;
@@ -127,10 +136,21 @@ impl LogStore {
             tracing::warn!(dir = %dir.display(), bytes = opened.cut_bytes, "cut an unsynced tail off the log");
         }
         let last = opened.last.map(|(term, index)| log_id(term, index)).max(hard.purged.clone());
-        let reader = wal.reader();
+        let (reader, room) = (wal.reader(), wal.room());
         let recent = Mutex::new(Recent { last, ..Recent::default() });
-        let log =
-            Log { kind, wal: Mutex::new(wal), reader, recent, hard: Mutex::new(hard), sole_voter: AtomicBool::new(false), node, health };
+        let log = Log {
+            kind,
+            name: name.to_owned(),
+            wal: Mutex::new(wal),
+            reader,
+            room,
+            recent,
+            hard: Mutex::new(hard),
+            sole_voter: AtomicBool::new(false),
+            node,
+            health: told.group,
+            node_health: told.node,
+        };
         Ok(LogStore { log: Arc::new(log) })
     }
 
@@ -149,6 +169,18 @@ impl Log {
     /// The last entry known durable.
     pub(crate) fn durable(&self) -> Option<LogIndex> {
         self.wal.lock().durable()
+    }
+
+    /// Makes sure that entries of `bytes` in all can be appended; an error now instead of the end of the group later.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        Ok(self.room.reserve(bytes as u64)?)
+    }
+
+    /// Marks the end of a log that is fully synced, for a clean end: a rotten last record is then known as damage.
+    pub(crate) fn mark(&self) {
+        if let Err(error) = self.wal.lock().mark() {
+            tracing::warn!(group = self.name, %error, "could not mark the end of the log");
+        }
     }
 
     /// Whether this node is the group's only voter by the newest membership in its log: set before that entry can
@@ -174,11 +206,12 @@ impl Log {
         records.into_iter().map(|r| decode_entry(self.kind, r)).collect()
     }
 
-    /// An error of the log as openraft takes it; one that leaves the disk unknown stops the process.
+    /// An error of the log as openraft takes it: the group's end, and the process's if the disk's state is unknown.
     fn failed(&self, error: storage::Error) -> io::Error {
         if matches!(error, storage::Error::SyncFailed { .. }) {
-            self.health.stop(error.to_string());
+            self.node_health.stop(error.to_string());
         }
+        self.health.stop(&self.name, error.to_string());
         io::Error::other(error)
     }
 }
@@ -283,7 +316,7 @@ impl RaftLogStorage<Types> for LogStore {
                 recent.push(entry);
             }
         }
-        let health = self.log.health.clone();
+        let health = self.log.node_health.clone();
         wal.sync_then(
             appended,
             Box::new(move |synced| match synced {

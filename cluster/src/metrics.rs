@@ -1,4 +1,4 @@
-//! What an operator watches of agreement and upkeep.
+//! What an operator watches of agreement, its logs, and upkeep.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,10 +17,12 @@ pub struct Metrics {
     pub(crate) flush_failures: Counter,
     pub(crate) compaction_seconds: Histogram,
     pub(crate) compaction_failures: Counter,
+    logs: storage::wal::Metrics,
 }
 
-impl Default for Metrics {
-    fn default() -> Metrics {
+impl Metrics {
+    /// All at nothing, but for those of the logs, which their disk's syncer counts.
+    pub(crate) fn new(logs: storage::wal::Metrics) -> Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
         Metrics {
             group_parts: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
@@ -32,13 +34,13 @@ impl Default for Metrics {
             flush_failures: Counter::default(),
             compaction_seconds: seconds(),
             compaction_failures: Counter::default(),
+            logs,
         }
     }
-}
 
-impl Metrics {
     /// Names them in a registry.
     pub fn register(&self, registry: &mut Registry) {
+        self.logs.register(registry);
         let r = registry;
         r.register("alluvium_group_parts", "Requests' parts committed as one log entry", self.group_parts.clone());
         r.register_with_unit("alluvium_group", "Bytes of log entries of writes", Unit::Bytes, self.group_bytes.clone());

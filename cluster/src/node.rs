@@ -308,6 +308,7 @@ impl Cluster {
             if let Err(error) = served.replica.raft().shutdown().await {
                 tracing::warn!(group = served.replica.name(), %error, "a group did not stop cleanly");
             }
+            served.replica.log().mark();
         }
         self.metadata.shutdown().await;
         runtime.shutdown_background();

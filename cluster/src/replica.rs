@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use model::{PointBatch, ShardId, Term};
@@ -40,8 +40,12 @@ const GROUPS_IN_FLIGHT: usize = 2;
 const PART_OVERHEAD_BYTES: usize = 128;
 /// Bytes of batches in one part: it fits an entry alone.
 const MAX_PART_BYTES: usize = MAX_ENTRY_BYTES - 2 * PART_OVERHEAD_BYTES;
+/// Room that the log keeps for upkeep and for openraft's own entries when writes find none.
+const LOG_SLACK_BYTES: usize = 1 << 20;
 /// Memtables may hold this many times the bytes at which one is sealed; then flushes are behind and writes wait.
 const MEMTABLES: u64 = 4;
+/// How long a write waits for a flush before it is refused.
+const MEMORY_WAIT: Duration = Duration::from_secs(2);
 
 /// How a replica is put together.
 pub(crate) struct ReplicaParts {
@@ -135,7 +139,7 @@ impl Replica {
     /// Has a part kept: synced by a majority, committed, applied.
     pub(crate) async fn write(self: &Arc<Replica>, part: WritePart) -> Result<Applied> {
         self.refuse_if_stopped()?;
-        self.refuse_if_behind()?;
+        self.wait_for_memory().await?;
         let bytes = bytes_of(&part);
         if bytes <= MAX_PART_BYTES {
             let answer = self.enqueue([(part, bytes)])?;
@@ -160,16 +164,31 @@ impl Replica {
         })
     }
 
-    fn refuse_if_behind(&self) -> Result<()> {
+    /// Waits a little where flushes are behind, so that a burst is slowed down before it is refused.
+    async fn wait_for_memory(&self) -> Result<()> {
         self.parts.room.check()?;
         let limit = MEMTABLES * self.parts.flush_bytes as u64;
-        if self.parts.progress.memtable_bytes.load(Ordering::Relaxed) > limit {
-            self.parts.metrics.refused.inc();
-            // Flushes may be behind because there is no room for their files: then that is what to say.
-            self.parts.room.refuse_if_flushes_fail()?;
-            return Err(Error::Overloaded { what: format!("the memory of {} (points not yet in files)", self.parts.name), limit });
+        let full = || self.parts.progress.memtable_bytes.load(Ordering::Relaxed) > limit;
+        if !full() {
+            return Ok(());
         }
-        Ok(())
+        let freed = async {
+            loop {
+                let freed = self.parts.progress.freed.notified();
+                if !full() {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        // Where flushes find no room, waiting does not help.
+        self.parts.room.refuse_if_flushes_fail()?;
+        if tokio::time::timeout(MEMORY_WAIT, freed).await.is_ok() {
+            return Ok(());
+        }
+        self.parts.metrics.refused.inc();
+        self.parts.room.refuse_if_flushes_fail()?;
+        Err(Error::Overloaded { what: format!("the memory of {} (points not yet in files)", self.parts.name), limit })
     }
 
     fn enqueue(
@@ -213,6 +232,9 @@ impl Replica {
         let (parts, answers): (Vec<WritePart>, Vec<_>) = waiting.into_iter().map(|w| (w.part, w.answer)).unzip();
         self.parts.metrics.group_parts.observe(parts.len() as f64);
         let mut group = InFlight { replica: self.clone(), bytes, answers, oldest };
+        if let Err(error) = self.parts.log.reserve(GROUPS_IN_FLIGHT * (MAX_ENTRY_BYTES + PART_OVERHEAD_BYTES) + bytes + LOG_SLACK_BYTES) {
+            return group.refuse(&error);
+        }
         let entry = Entry::Write(parts);
         let mut encoded = Vec::with_capacity(bytes + PART_OVERHEAD_BYTES);
         entry.encode(&mut encoded);
@@ -236,6 +258,7 @@ impl Replica {
         self.refuse_if_stopped()?;
         let mut bytes = Vec::new();
         entry.encode(&mut bytes);
+        self.parts.log.reserve(bytes.len() + PART_OVERHEAD_BYTES)?;
         let stopped = |why: String| Error::Stopped { what: self.parts.name.clone(), why };
         match self.parts.raft.client_write(Proposal::shard(bytes.into(), entry)).await {
             Ok(response) => match response.data {
@@ -308,6 +331,13 @@ struct InFlight {
 }
 
 impl InFlight {
+    /// Nothing of it was proposed, and each writer is told why.
+    fn refuse(mut self, error: &Error) {
+        for answer in std::mem::take(&mut self.answers) {
+            let _ = answer.send(Err(error.again()));
+        }
+    }
+
     fn settle(&mut self, result: ClientWriteResult<Types>) {
         let answers = std::mem::take(&mut self.answers);
         self.replica.parts.metrics.propose_seconds.observe(self.oldest.elapsed().as_secs_f64());
@@ -334,6 +364,12 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let replica = &self.replica;
+        if !self.answers.is_empty() {
+            // openraft let go of it without a word: its core has ended.
+            let why = replica.parts.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+            let why = why.unwrap_or_else(|| "its raft core has ended".to_owned());
+            replica.parts.health.stop(&replica.parts.name, why);
+        }
         replica.parts.metrics.waiting_bytes.dec_by(self.bytes as i64);
         let next = {
             let mut queue = replica.queue.lock();

@@ -17,7 +17,7 @@ use crate::cutoffs::Cutoffs;
 use crate::group::{self, GroupKind, Member};
 use crate::health::{GroupHealth, Health};
 use crate::identity::{Chance, Identity, take_replica};
-use crate::log_store::LogStore;
+use crate::log_store::{LogStore, ToldOfFailures};
 use crate::metadata::command::Command;
 use crate::metadata::{Metadata, MetadataMachine};
 use crate::metrics::Metrics;
@@ -29,6 +29,8 @@ use crate::state_machine::{Progress, ShardMachine};
 use crate::upkeep::Upkeep;
 use crate::{Error, Result};
 
+/// What messages call the metadata group.
+const METADATA: &str = "the metadata group";
 /// Threads of the groups' runtime.
 const GROUP_THREADS: usize = 2;
 /// First and largest segment of a shard's log.
@@ -64,11 +66,13 @@ async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> 
     let make_dir = |dir: PathBuf| disk.create_dir_all(&dir).map_err(|e| storage::Error::io("create", dir, e));
     make_dir(options.data_dir.clone())?;
     let identity = Identity::take(&*disk, &options.data_dir, &options.node, &mut chance)?;
+    let syncer = Syncer::start();
+    let metrics = Metrics::new(syncer.metrics().clone());
     let shared = Arc::new(Shared {
         room: Arc::new(Room::new(disk.clone(), options.data_dir.clone(), RESERVE_BYTES)),
         health: Arc::new(Health::new()),
-        syncer: Syncer::start(),
-        metrics: Metrics::default(),
+        syncer,
+        metrics,
         identity,
         options,
         runtime,
@@ -87,8 +91,8 @@ async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> 
     for range in &map.ranges {
         let dir = shared.options.data_dir.join("shards").join(range.shard.to_string());
         make_dir(dir.clone())?;
-        let replica = take_replica(&*disk, &dir, &mut chance)?;
-        opening.push((range.shard, tokio::spawn(shared.clone().open_shard(range.shard, replica, dir, metadata.clone()))));
+        let new = ReplicaId(chance.number());
+        opening.push((range.shard, tokio::spawn(shared.clone().open_shard(range.shard, new, dir, metadata.clone()))));
     }
     let mut slots = Vec::new();
     for (shard, opened) in opening {
@@ -153,14 +157,16 @@ impl Shared {
         let shared = self.clone();
         let (log, (machine, published)) = blocking(move || {
             let wal = shared.wal(dir.join("wal"), METADATA_SEGMENT_BYTES);
-            let log = LogStore::open(GroupKind::Metadata, wal, node, shared.health.clone())?;
+            let told = ToldOfFailures { group: Arc::default(), node: shared.health.clone() };
+            let log = LogStore::open(GroupKind::Metadata, METADATA, wal, node, told)?;
             Ok((log, MetadataMachine::open(shared.options.disk.clone(), dir.join("snapshot"))?))
         })
         .await?;
         // One metadata group a cluster: its replicas are told apart by the cluster's number and the node's.
         let replica = ReplicaId(self.identity.cluster ^ u128::from(node));
-        let raft = group::start("the metadata group", node, self.member(replica), log, machine).await?;
-        Ok(Metadata::new(raft, self.runtime.clone(), published))
+        let shared_log = log.log();
+        let raft = group::start(METADATA, node, self.member(replica), log, machine).await?;
+        Ok(Metadata::new(raft, shared_log, self.runtime.clone(), published))
     }
 
     fn refuse_another_cluster(&self, metadata: &Metadata) -> Result<()> {
@@ -172,12 +178,14 @@ impl Shared {
         Err(Error::Storage(storage::Error::Corrupt { path, at: 0, what }))
     }
 
-    async fn open_shard(self: Arc<Shared>, shard: ShardId, replica: ReplicaId, dir: PathBuf, metadata: Arc<Metadata>) -> Result<Served> {
+    async fn open_shard(self: Arc<Shared>, shard: ShardId, new: ReplicaId, dir: PathBuf, metadata: Arc<Metadata>) -> Result<Served> {
         let name = format!("shard {shard}");
         let node = self.identity.node.0;
-        let shared = self.clone();
-        let (log, store) = blocking(move || {
+        let health = Arc::new(GroupHealth::default());
+        let (shared, log_name, group_health) = (self.clone(), name.clone(), health.clone());
+        let (log, store, replica) = blocking(move || {
             let options = &shared.options;
+            let replica = take_replica(&*options.disk, &dir, new)?;
             let wal = shared.wal(dir.join("wal"), SHARD_SEGMENT_BYTES);
             let store = Shard::open(ShardOptions {
                 disk: options.disk.clone(),
@@ -187,10 +195,11 @@ impl Shared {
                 flush_bytes: options.flush_bytes,
                 last_rows_bytes: options.last_rows_bytes,
             })?;
-            Ok((LogStore::open(GroupKind::Shard, wal, node, shared.health.clone())?, Arc::new(store)))
+            let told = ToldOfFailures { group: group_health, node: shared.health.clone() };
+            Ok((LogStore::open(GroupKind::Shard, &log_name, wal, node, told)?, Arc::new(store), replica))
         })
         .await?;
-        let (progress, health) = (Arc::new(Progress::default()), Arc::new(GroupHealth::default()));
+        let progress = Arc::new(Progress::default());
         let machine = ShardMachine::open(name.clone(), store.clone(), progress.clone(), health.clone())?;
         let shared_log = log.log();
         let raft = group::start(&name, node, self.member(replica), log, machine).await?;

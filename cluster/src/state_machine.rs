@@ -28,6 +28,8 @@ use crate::log_record::{decode_membership, encode_membership};
 pub(crate) struct Progress {
     /// Bytes of memtables, those that are being flushed included.
     pub(crate) memtable_bytes: AtomicU64,
+    /// Told when memtables have become fewer.
+    pub(crate) freed: tokio::sync::Notify,
     /// Wakes the thread that flushes.
     pub(crate) upkeep: std::sync::OnceLock<crossbeam::channel::Sender<crate::upkeep::Ask>>,
 }
@@ -77,7 +79,9 @@ impl ShardMachine {
 
     fn tell(&self, entry: &Entry, outcomes: &[Outcome]) {
         let bytes = self.shard.stats().memtable_bytes;
-        self.progress.memtable_bytes.store(bytes, Ordering::Relaxed);
+        if self.progress.memtable_bytes.swap(bytes, Ordering::Relaxed) > bytes {
+            self.progress.freed.notify_waiters();
+        }
         let sealed = matches!((entry, outcomes), (Entry::Seal, [Outcome::Done]));
         if (sealed || self.shard.wants_seal())
             && let Some(upkeep) = self.progress.upkeep.get()

@@ -24,6 +24,8 @@ use crate::{Error, Result};
 const SEAL_AFTER: Duration = Duration::from_secs(600);
 /// A log of this many times a memtable's bytes is let go of even if its memtable is small (retries, retention entries).
 const SEAL_AT_LOGS: u64 = 4;
+/// At least so much: a log is let go of by whole segments, and its newest stays.
+const SEAL_AT_LEAST_BYTES: u64 = 256 << 20;
 /// How often a thread looks by itself.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// First and longest pause after a failure.
@@ -93,7 +95,7 @@ impl Upkeep {
     /// Starts the shard's threads.
     pub(crate) fn start(replica: Arc<Replica>, metadata: Arc<Metadata>, runtime: Handle, flush_bytes: usize) -> Upkeep {
         let shard = replica.shard();
-        let work = Work { replica, metadata, runtime, seal_log_bytes: SEAL_AT_LOGS * flush_bytes as u64 };
+        let work = Work { replica, metadata, runtime, seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES) };
         let compacting = work.clone();
         let compact = Worker::start(format!("compact-{shard}"), move |asks, stopping| compacting.compact_until(&asks, &stopping));
         let after_flush = compact.asks.clone();
@@ -146,10 +148,9 @@ impl Work {
                 unflushed_since = None;
             }
             let since = *unflushed_since.get_or_insert_with(Instant::now);
-            let seal = now.iter().any(|(table, _)| store.has_unflushed(*table))
-                || store.wants_seal()
-                || (store.has_unflushed(None) && since.elapsed() >= SEAL_AFTER)
-                || self.replica.log().bytes() >= self.seal_log_bytes;
+            let due = (store.has_unflushed(None) && since.elapsed() >= SEAL_AFTER) || self.replica.log().bytes() >= self.seal_log_bytes;
+            // While flushes fail, what is due is sealed already: another seal would only make the log longer.
+            let seal = now.iter().any(|(table, _)| store.has_unflushed(*table)) || store.wants_seal() || (due && retry.is_none());
             let done = self.flush(seal);
             retry = match &done {
                 Ok(flushed) => {
@@ -161,7 +162,7 @@ impl Work {
                 }
                 Err(error) => Some(self.failed("flush", error, retry)),
             };
-            tell(now, done.map(|_| ()), &self.replica);
+            tell(now, &done.map(|_| ()));
         }
     }
 
@@ -302,22 +303,9 @@ fn wait(asks: &Receiver<Ask>, stopping: &AtomicBool, pause: Duration) -> Option<
     (!stopping.load(Ordering::Acquire)).then_some(told)
 }
 
-/// Tells all who asked; an error is told once as it is and to the others in words.
-fn tell(asked: Vec<(Option<TableId>, Done)>, result: Result<()>, replica: &Replica) {
-    match result {
-        Ok(()) => asked.into_iter().for_each(|(_, done)| {
-            let _ = done.send(Ok(()));
-        }),
-        Err(error) => {
-            let (kind, text) = (error.kind(), error.to_string());
-            let mut first = Some(error);
-            for (_, done) in asked {
-                let error = first.take().unwrap_or_else(|| match kind {
-                    ErrorKind::TryAgain => Error::DiskFull(text.clone()),
-                    _ => Error::Stopped { what: replica.name().to_owned(), why: text.clone() },
-                });
-                let _ = done.send(Err(error));
-            }
-        }
+/// Tells all who asked.
+fn tell(asked: Vec<(Option<TableId>, Done)>, result: &Result<()>) {
+    for (_, done) in asked {
+        let _ = done.send(result.as_ref().map(|()| ()).map_err(Error::again));
     }
 }

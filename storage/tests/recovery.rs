@@ -373,6 +373,22 @@ fn a_full_disk_refuses_an_append_whole_and_takes_it_when_there_is_room() {
 }
 
 #[test]
+fn what_was_reserved_is_appended_on_a_full_disk_and_what_cannot_be_is_told_before() {
+    let disk = FaultyDisk::new(31);
+    let (mut wal, _) = open(&disk).unwrap();
+    let records: Vec<Record> = (0..6).map(|i| record(1, i, payload(1, i, 3_000))).collect();
+    let bytes: usize = records.iter().map(|r| storage::wal::record::size(r.payload.len())).sum();
+    wal.room().reserve(bytes as u64).unwrap();
+    disk.set_capacity(disk.files().iter().map(|(_, bytes)| bytes).sum());
+    for record in &records {
+        append(&mut wal, std::slice::from_ref(record)).unwrap();
+    }
+    assert!(matches!(wal.room().reserve(bytes as u64), Err(Error::DiskFull { .. })));
+    disk.set_capacity(u64::MAX);
+    wal.room().reserve(bytes as u64).unwrap();
+}
+
+#[test]
 fn after_a_failed_sync_everything_fails_and_the_sync_is_never_tried_again() {
     let disk = FaultyDisk::new(8);
     let (mut wal, _) = open(&disk).unwrap();

@@ -22,6 +22,7 @@ use self::command::{Command, Decided};
 pub(crate) use self::machine::{MetadataMachine, Published};
 pub(crate) use self::state::{State, missing};
 use crate::group::{Answer, Proposal, Types};
+use crate::log_store::Log;
 use crate::{Error, Result};
 
 /// Commands that may wait to be decided.
@@ -30,12 +31,15 @@ const MAX_WAITING: usize = 10_000;
 const ENTRY_NAME_BYTES: usize = 128 << 10;
 /// Bytes that a command or column adds beside its names, about.
 const OVERHEAD_BYTES: usize = 64;
+/// Room that the log keeps for openraft's own small entries.
+const LOG_SLACK_BYTES: usize = 16 << 10;
 /// Entries after which the state is saved and the log before it let go.
 const SAVE_AFTER_ENTRIES: u64 = 1_000;
 
 /// This node's member of the metadata group.
 pub(crate) struct Metadata {
     raft: Raft<Types, MetadataMachine>,
+    log: Arc<Log>,
     runtime: Handle,
     published: Arc<Published>,
     waiting: Mutex<Waiting>,
@@ -49,8 +53,8 @@ struct Waiting {
 }
 
 impl Metadata {
-    pub(crate) fn new(raft: Raft<Types, MetadataMachine>, runtime: Handle, published: Arc<Published>) -> Arc<Metadata> {
-        Arc::new(Metadata { raft, runtime, published, waiting: Mutex::default(), save_asked: AtomicU64::new(0) })
+    pub(crate) fn new(raft: Raft<Types, MetadataMachine>, log: Arc<Log>, runtime: Handle, published: Arc<Published>) -> Arc<Metadata> {
+        Arc::new(Metadata { raft, log, runtime, published, waiting: Mutex::default(), save_asked: AtomicU64::new(0) })
     }
 
     /// Everything decided so far, as this node knows it.
@@ -105,23 +109,31 @@ impl Metadata {
                 }
                 waiting.commands.drain(..count).unzip()
             };
-            match self.raft.client_write(Proposal::metadata(commands)).await {
-                Ok(response) => match response.data {
-                    Answer::Metadata(decided) => {
-                        for (answer, decided) in answers.into_iter().zip(decided) {
-                            let _ = answer.send(Ok(decided));
-                        }
+            match self.propose(commands).await {
+                Ok(decided) => {
+                    for (answer, decided) in answers.into_iter().zip(decided) {
+                        let _ = answer.send(Ok(decided));
                     }
-                    other => unreachable!("the metadata group answers commands with decisions, not {other:?}"),
-                },
+                }
                 Err(error) => {
-                    let why = error.to_string();
                     for answer in answers {
-                        let _ = answer.send(Err(Error::Stopped { what: "the metadata group".to_owned(), why: why.clone() }));
+                        let _ = answer.send(Err(error.again()));
                     }
                 }
             }
             self.save_if_long().await;
+        }
+    }
+
+    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Decided>> {
+        let proposal = Proposal::metadata(commands);
+        self.log.reserve(proposal.bytes().len() + LOG_SLACK_BYTES)?;
+        match self.raft.client_write(proposal).await {
+            Ok(response) => match response.data {
+                Answer::Metadata(decided) => Ok(decided),
+                other => unreachable!("the metadata group answers commands with decisions, not {other:?}"),
+            },
+            Err(error) => Err(Error::Stopped { what: "the metadata group".to_owned(), why: error.to_string() }),
         }
     }
 
@@ -145,6 +157,7 @@ impl Metadata {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the metadata group did not stop cleanly");
         }
+        self.log.mark();
     }
 }
 

@@ -418,6 +418,11 @@ impl Tail {
         self.active.as_ref().is_some_and(|active| LogSegment::fits(active.len(), self.end, size))
     }
 
+    /// Bytes behind the last record.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| active.len() - self.end)
+    }
+
     /// Stores a record at the end.
     fn store(&mut self, active: &LogSegment, head: &Head, payload: &[u8]) -> io::Result<()> {
         let file = active.mapped();

@@ -187,6 +187,11 @@ impl Wal {
         self.log.mark()
     }
 
+    /// A handle that asks for room beside the owner.
+    pub fn room(&self) -> WalRoom {
+        WalRoom { log: self.log.clone() }
+    }
+
     /// A handle that reads beside the owner.
     pub fn reader(&self) -> WalReader {
         WalReader { log: self.log.clone() }
@@ -221,5 +226,22 @@ impl Synced {
     /// The newest record.
     pub fn last(self) -> LogIndex {
         self.last
+    }
+}
+
+/// Asks for room in a log beside its owner; cheap to clone.
+///
+/// For an owner that cannot say no any more once it appends: it asks first.
+#[derive(Clone, Debug)]
+pub struct WalRoom {
+    log: Arc<Log>,
+}
+
+impl WalRoom {
+    /// Makes sure that records of `bytes` in all, with [`record::size`] for each, can be appended without asking the file
+    /// system for room; [`Error::DiskFull`](crate::Error::DiskFull) if there is none. What others append meanwhile comes off
+    /// it. Mostly a look at two numbers; sometimes a segment is written with zeros, which blocks.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        self.log.reserve(bytes)
     }
 }

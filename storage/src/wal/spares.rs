@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::log::Log;
-use super::segment::LogSegment;
+use super::record::MARK_BYTES;
+use super::segment::{HEADER_BYTES, LogSegment};
 use crate::disk::Segment;
 use crate::{Error, Result};
 
@@ -57,6 +58,11 @@ impl Spares {
         self.refresh();
         let best = (0..self.ready.len()).filter(|&i| self.ready[i].file.len() >= need).max_by_key(|&i| self.ready[i].file.len())?;
         Some(self.ready.swap_remove(best))
+    }
+
+    fn has(&mut self, need: u64) -> bool {
+        self.refresh();
+        self.ready.iter().any(|spare| spare.file.len() >= need)
     }
 
     fn count(&self) -> usize {
@@ -118,6 +124,24 @@ impl Log {
             // Not fatal: the append that needs it tries again and tells its caller.
             Err(e) => tracing::warn!(log = %self.dir.display(), error = %e, "could not prepare a spare segment"),
         }
+    }
+
+    /// Makes sure that records of `bytes` in all, their heads included, find room without the file system being asked.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<()> {
+        let need = HEADER_BYTES + bytes + MARK_BYTES as u64;
+        // What does not fit the active segment goes to a spare that could take it all.
+        let enough = || self.tail.lock().free_bytes() >= need || self.spares.lock().has(need);
+        if enough() {
+            return Ok(());
+        }
+        let _preparing = self.preparing.lock();
+        self.check()?;
+        if enough() {
+            return Ok(());
+        }
+        let spare = self.make_spare(need.max(self.first_segment_bytes))?;
+        self.spares.lock().ready.push(spare);
+        Ok(())
     }
 
     fn make_spare(&self, len: u64) -> Result<Spare> {
