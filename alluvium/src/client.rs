@@ -81,7 +81,7 @@ pub enum Error {
 
 /// What the server said when it did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{message} (HTTP {})", status.as_u16())]
+#[error("{message}{}", if *status == StatusCode::BAD_REQUEST { String::new() } else { format!(" (HTTP {})", status.as_u16()) })]
 pub struct Refused {
     /// The status.
     pub status: StatusCode,

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Loaded, Settings};
 use crate::listen::{self, Doors, Hosts, Limits};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,9 +84,24 @@ pub enum Error {
     Query(#[from] query::Error),
 }
 
+/// What there is to say about a node that has become ready.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it speaks HTTP.
+    pub http: SocketAddr,
+    /// Its shards.
+    pub shards: usize,
+    /// Whether its data directory was empty.
+    pub is_new: bool,
+    /// Room on its disk, where that is known.
+    pub free_bytes: Option<u64>,
+    /// How long it took.
+    pub took: Duration,
+}
+
 /// A node that answers.
 pub struct Node {
-    http: SocketAddr,
+    ready: Ready,
     cluster: Arc<Cluster>,
     ingest: Arc<Ingest>,
     closing: watch::Sender<bool>,
@@ -117,14 +132,14 @@ impl Node {
         let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, listener, http, closed)?;
 
         write_node_file(&node_file, &settings.node_id, http)?;
-        let free = disk.free_bytes(&settings.data_dir).ok();
-        announce(settings, http, shards, is_new, free, started.elapsed());
-        Ok(Node { http, cluster, ingest, closing, doors, drain_timeout: settings.drain_timeout.0, node_file, _lock: lock })
+        let free_bytes = disk.free_bytes(&settings.data_dir).ok();
+        let ready = Ready { http, shards, is_new, free_bytes, took: started.elapsed() };
+        Ok(Node { ready, cluster, ingest, closing, doors, drain_timeout: settings.drain_timeout.0, node_file, _lock: lock })
     }
 
-    /// Where it speaks HTTP.
-    pub fn http(&self) -> SocketAddr {
-        self.http
+    /// How it became ready.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
     }
 
     /// Returns, with the reason, when the node can no longer keep what it is given; pends for ever otherwise.
@@ -312,32 +327,4 @@ fn write_node_file(path: &Path, node_id: &str, http: SocketAddr) -> Result<(), E
     let beside = path.with_extension("json.new");
     let written = File::create(&beside).and_then(|mut file| writeln!(file, "{content}")).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|source| Error::DataDir { doing: "write", path: path.to_owned(), source })
-}
-
-/// Says on standard error that the node is ready; not a log line, so that no filter hides it.
-fn announce(settings: &Settings, http: SocketAddr, shards: usize, is_new: bool, free: Option<u64>, took: Duration) {
-    let mut err = io::stderr().lock();
-    // Nobody may be reading; the node runs all the same.
-    let _ = match settings.log_format {
-        LogFormat::Json => {
-            let line = serde_json::json!({
-                "level": "INFO", "message": "ready", "http": format!("http://{http}"), "node_id": settings.node_id,
-                "data_dir": settings.data_dir, "shards": shards, "pid": std::process::id(),
-            });
-            writeln!(err, "{line}")
-        }
-        LogFormat::Text => {
-            let age = if is_new { "new" } else { "opened" };
-            let free = free.map(|bytes| format!("; {:.1} GB free", bytes as f64 / 1e9)).unwrap_or_default();
-            writeln!(
-                err,
-                "alluvium {} · node {} · {shards} shards\n  data  {} ({age}{free})\n  http  http://{http}  line protocol, SQL, /metrics\n  \
-                 auth  off (loopback only)\nready on http://{http} in {:.0} ms · try: alluvium simulate --url http://{http} · Ctrl-C stops cleanly",
-                env!("CARGO_PKG_VERSION"),
-                settings.node_id,
-                settings.data_dir.display(),
-                took.as_secs_f64() * 1e3,
-            )
-        }
-    };
 }

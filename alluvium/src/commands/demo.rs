@@ -67,7 +67,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
         }
         None => {
             let (node, folder) = own_node().await?;
-            let url = format!("http://{}", node.http());
+            let url = format!("http://{}", node.ready().http);
             writeln!(err, "alluvium demo · a node at {url}, its data in {}", folder.path().display())?;
             (Some((node, folder)), ServerArgs { url, db: "demo".to_owned(), token: None })
         }

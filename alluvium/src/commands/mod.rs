@@ -45,7 +45,7 @@ struct Cli {
 enum Command {
     /// Start a node (the default)
     Serve(serve::ServeArgs),
-    /// See the whole product in half a minute: devices write, SQL answers, every point is checked
+    /// See all of it in half a minute: devices write, SQL answers, every point is checked
     Demo(demo::DemoArgs),
     /// Run one query, or open the shell when none is given
     Sql(sql::SqlArgs),

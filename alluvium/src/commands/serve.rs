@@ -1,14 +1,15 @@
 //! `alluvium serve`: a node until SIGTERM or Ctrl-C.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::config::{self, Settings};
 use crate::exit::Exit;
-use crate::node::Node;
-use crate::telemetry;
+use crate::node::{Node, Ready};
+use crate::telemetry::{self, LogFormat};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  alluvium serve\n  alluvium serve --data-dir /var/lib/alluvium --listen 127.0.0.1:0 --log debug\n  \
@@ -26,7 +27,10 @@ pub(super) fn run(args: &ServeArgs, argv: &[OsString]) -> anyhow::Result<()> {
     let loaded = config::load(&super::command_line(), argv, &["serve"], args.config.as_deref())?;
     telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("alluvium").enable_all().build()?;
-    runtime.block_on(serve(&loaded))
+    let served = runtime.block_on(serve(&loaded));
+    // Whatever still runs has had its time: a disk that hangs must not keep the process.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(loaded: &config::Loaded) -> anyhow::Result<()> {
@@ -36,6 +40,7 @@ async fn serve(loaded: &config::Loaded) -> anyhow::Result<()> {
         // Nothing was promised yet: there is nothing to drain.
         _ = signals.next() => return Ok(()),
     };
+    announce(&loaded.settings, node.ready());
     tokio::select! {
         why = node.failed() => {
             node.abandon();
@@ -69,4 +74,33 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// Says on standard error that the node is ready; not a log line, so that no filter hides it.
+fn announce(settings: &Settings, ready: &Ready) {
+    let Ready { http, shards, is_new, free_bytes, took } = ready;
+    let mut err = io::stderr().lock();
+    // Nobody may be reading; the node runs all the same.
+    let _ = match settings.log_format {
+        LogFormat::Json => {
+            let line = serde_json::json!({
+                "level": "INFO", "message": "ready", "http": format!("http://{http}"), "node_id": settings.node_id,
+                "data_dir": settings.data_dir, "shards": shards, "pid": std::process::id(),
+            });
+            writeln!(err, "{line}")
+        }
+        LogFormat::Text => {
+            let age = if *is_new { "new" } else { "opened" };
+            let free = free_bytes.map(|bytes| format!("; {:.1} GB free", bytes as f64 / 1e9)).unwrap_or_default();
+            writeln!(
+                err,
+                "alluvium {} · node {} · {shards} shards\n  data  {} ({age}{free})\n  http  http://{http}  line protocol, SQL, /metrics\n  \
+                 auth  off (loopback only)\nready on http://{http} in {:.0} ms · try: alluvium simulate --url http://{http} · Ctrl-C stops cleanly",
+                env!("CARGO_PKG_VERSION"),
+                settings.node_id,
+                settings.data_dir.display(),
+                took.as_secs_f64() * 1e3,
+            )
+        }
+    };
 }

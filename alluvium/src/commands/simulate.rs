@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use simulator::{Fleet, FleetOptions, KindName, Ledger, Progress, Report, SendError, SendOptions, Verdict};
 
 use crate::config::Span;
@@ -229,10 +229,15 @@ fn failure(error: SendError) -> anyhow::Error {
 
 fn bar_of_lines(lines: Option<u64>, what: &'static str) -> ProgressBar {
     let (bar, style) = match lines {
-        Some(lines) => (ProgressBar::new(lines), "{prefix} {wide_bar} {human_pos}/{human_len} lines · {per_sec} · {eta} left {msg}"),
-        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {human_pos} lines · {per_sec} · {elapsed} {msg}"),
+        Some(lines) => (ProgressBar::new(lines), "{prefix} {wide_bar} {human_pos}/{human_len} lines · {rate} · {eta} left {msg}"),
+        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {human_pos} lines · {rate} · {elapsed} {msg}"),
     };
-    bar.with_prefix(what).with_style(ProgressStyle::with_template(style).expect("the template is constant"))
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A bar that cannot be drawn is no reason to stop.
+        let _ = write!(out, "{}/s", thousands(state.per_sec() as u64));
+    };
+    let style = ProgressStyle::with_template(style).expect("the template is constant").with_key("rate", rate);
+    bar.with_prefix(what).with_style(style)
 }
 
 fn watch(

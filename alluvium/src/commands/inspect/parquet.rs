@@ -6,7 +6,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::LogicalType;
 use parquet::file::metadata::ParquetMetaData;
+use parquet::schema::types::ColumnDescriptor;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -85,7 +87,7 @@ fn columns_of(metadata: &ParquetMetaData) -> Vec<Value> {
         let nulls: Option<u64> = chunks().map(|chunk| chunk.statistics().and_then(|s| s.null_count_opt())).sum();
         json!({
             "column": schema.column(i).name(),
-            "type": schema.column(i).logical_type_ref().map_or_else(|| schema.column(i).physical_type().to_string(), |t| format!("{t:?}")),
+            "type": type_of(&schema.column(i)),
             "compressed_bytes": chunks().map(|chunk| chunk.compressed_size()).sum::<i64>(),
             "plain_bytes": chunks().map(|chunk| chunk.uncompressed_size()).sum::<i64>(),
             "nulls": nulls,
@@ -93,4 +95,13 @@ fn columns_of(metadata: &ParquetMetaData) -> Vec<Value> {
         })
     };
     (0..schema.num_columns()).map(column).collect()
+}
+
+/// What a column means, in a word: its logical type, or the physical one where that says it all.
+fn type_of(column: &ColumnDescriptor) -> String {
+    match column.logical_type_ref() {
+        Some(LogicalType::Timestamp(..)) => "TIMESTAMP(NANOS)".to_owned(),
+        Some(other) => format!("{other:?}").to_uppercase(),
+        None => column.physical_type().to_string(),
+    }
 }

@@ -54,10 +54,11 @@ impl fmt::Display for Answered {
             ms if ms < 10_000.0 => write!(f, "{ms:.0} ms")?,
             ms => write!(f, "{:.1} s", ms / 1e3)?,
         }
-        if let Some(rows) = self.told.scanned_rows {
+        if let Some(rows) = self.told.scanned_rows.filter(|_| self.told.shards != Some(0)) {
             write!(f, " · scanned {} row{}", thousands(rows), if rows == 1 { "" } else { "s" })?;
         }
         match (self.told.shards, self.all_shards) {
+            (Some(0), _) => {}
             (Some(shards), Some(all)) => write!(f, " · {shards} of {all} shards")?,
             (Some(1), None) => write!(f, " · 1 shard")?,
             (Some(shards), None) => write!(f, " · {shards} shards")?,
@@ -91,8 +92,14 @@ pub(in crate::commands) async fn ask(client: &Client, sql: &str, look: Look, out
             rows = Some(sheet.total());
         }
     } else {
+        let mut last = b'\n';
         while let Some(chunk) = next_chunk(&mut body, &mut told).await? {
             out.write_all(&chunk)?;
+            last = chunk.last().copied().unwrap_or(last);
+        }
+        // JSON has no newline at its end; on a terminal the prompt should not stand behind it.
+        if last != b'\n' && terminal_width().is_some() {
+            out.write_all(b"\n")?;
         }
     }
     out.flush()?;
@@ -197,7 +204,7 @@ mod tests {
         };
         let all = answered(Some(3), 4_700, Some(61_520), Some(2), Some(2));
         assert_eq!(all, "3 rows · 4.7 ms · scanned 61,520 rows · 2 of 2 shards");
-        assert_eq!(answered(Some(1), 250_000, None, None, None), "1 row · 250 ms");
+        assert_eq!(answered(Some(1), 250_000, Some(0), Some(0), Some(2)), "1 row · 250 ms");
         assert_eq!(answered(None, 12_000_000, None, Some(1), None), "12.0 s · 1 shard");
     }
 }

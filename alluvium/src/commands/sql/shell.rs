@@ -22,8 +22,7 @@ use crate::exit::Exit;
 
 const HISTORY_LINES: usize = 10_000;
 
-const HELP: &str = "\
-  SELECT …;          runs when the line ends with ;
+const HELP: &str = "  SELECT …;          runs when the line ends with ;
   \\d                 tables of this database
   \\d TABLE           columns of a table
   \\l                 databases
@@ -103,7 +102,8 @@ impl Shell<'_> {
             ("?", _) => writeln!(err, "{HELP}")?,
             ("l", _) => self.ask("SELECT * FROM system.databases")?,
             ("d", "") => self.ask("SELECT * FROM system.tables")?,
-            ("d", table) => self.ask(&format!("DESCRIBE {}", quoted(table)))?,
+            ("d", table) if table.contains('.') => self.ask(&format!("DESCRIBE {table}"))?,
+            ("d", table) => self.ask(&columns_of(&self.client.db, table))?,
             ("c", "") => writeln!(err, "this is database {}", self.client.db)?,
             ("c", name) => {
                 self.client.db = name.to_owned();
@@ -152,6 +152,7 @@ impl Shell<'_> {
                 // Home and clear: the table stands still while its figures change.
                 out.write_all(b"\x1b[H\x1b[2J")?;
                 let answered = ask(&self.client, sql, self.look, &mut out).await?;
+                let answered = answered.of_shards(self.shards);
                 writeln!(std::io::stderr(), "{answered} · every {} s, Ctrl-C ends", pause.as_secs_f64())?;
                 tokio::time::sleep(pause).await;
             }
@@ -169,9 +170,11 @@ async fn count_of_shards(client: &Client) -> Option<u64> {
     Some(batches.iter().map(|batch| batch.num_rows() as u64).sum())
 }
 
-/// A table's name as SQL takes it, with or without quotes from the user.
-fn quoted(name: &str) -> String {
-    if name.starts_with('"') || name.contains('.') { name.to_owned() } else { format!("\"{name}\"") }
+/// Asks for the columns of a table; its name may be in quotes.
+fn columns_of(database: &str, table: &str) -> String {
+    let text = |name: &str| format!("'{}'", name.trim_matches('"').replace('\'', "''"));
+    let (database, table) = (text(database), text(table));
+    format!("SELECT \"column\", kind, type FROM system.columns WHERE \"database\" = {database} AND \"table\" = {table} ORDER BY position")
 }
 
 fn editor(names: Names) -> anyhow::Result<Reedline> {
@@ -259,9 +262,8 @@ mod tests {
     }
 
     #[test]
-    fn table_names_keep_their_case() {
-        assert_eq!(quoted("Phone"), "\"Phone\"");
-        assert_eq!(quoted("system.shards"), "system.shards");
-        assert_eq!(quoted("\"a b\""), "\"a b\"");
+    fn table_names_are_texts_to_the_catalog() {
+        assert!(columns_of("home", "Phone").contains("\"table\" = 'Phone' "));
+        assert!(columns_of("home", "\"a 'b\"").contains("\"table\" = 'a ''b' "));
     }
 }
