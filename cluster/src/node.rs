@@ -67,7 +67,7 @@ pub struct ClusterOptions {
     pub shards: u32,
     /// The time of day.
     pub clock: Clock,
-    /// Seed of everything random (election timeouts, uuids).
+    /// Seed of the numbers that this node draws: its cluster's, its replicas'.
     pub seed: u64,
     /// Memtable bytes of one shard at which it is sealed and flushed.
     pub flush_bytes: usize,
