@@ -33,7 +33,9 @@ pub enum LogFormat {
 
 /// Starts logging to standard error; once per process.
 pub fn start_logging(format: LogFormat, filter: &str) -> Result<(), Exit> {
-    let filter = EnvFilter::try_new(filter)
+    // openraft tells each step of each election at info; what matters of it our own crates say.
+    let quiet = if filter.contains("openraft") { "" } else { "openraft=error," };
+    let filter = EnvFilter::try_new(format!("{quiet}{filter}"))
         .map_err(|e| Exit::Usage(format!("the log filter '{filter}' is not understood ({e}); write it like info or info,storage=debug")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
     let started = match format {

@@ -34,10 +34,10 @@ pub(super) struct DemoArgs {
 }
 
 const DEVICES: u32 = 400;
-const POINTS: u64 = 240_000;
-const POINTS_PER_SECOND: f64 = 40_000.0;
+const POINTS: u64 = 120_000;
+const POINTS_PER_SECOND: f64 = 30_000.0;
 /// Simulated time between two reports: with the figures above the fleet lives through two days.
-const INTERVAL: Duration = Duration::from_secs(288);
+const INTERVAL: Duration = Duration::from_secs(576);
 
 const QUESTIONS: [(&str, &str); 3] = [
     (
