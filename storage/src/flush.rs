@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -40,9 +41,14 @@ pub fn flush(
     to: LogIndex,
     tables: impl IntoIterator<Item = Result<FlushTable>>,
 ) -> Result<Vec<FileMeta>> {
+    let start = Instant::now();
     let mut written = Vec::new();
     match write_tables(files, from, to, tables, &mut written) {
-        Ok(()) => Ok(written),
+        Ok(()) => {
+            let (rows, bytes) = written.iter().fold((0, 0), |(rows, bytes), f| (rows + f.rows, bytes + f.bytes));
+            tracing::info!(%from, %to, files = written.len(), rows, bytes, elapsed = ?start.elapsed(), "flushed");
+            Ok(written)
+        }
         Err(error) => {
             files.remove(written.iter().map(|f| f.path.as_str()));
             Err(error)

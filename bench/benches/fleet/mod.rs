@@ -25,9 +25,9 @@ const FLOATS: [(&str, f64); 6] = [("latitude", 1e4), ("longitude", 1e4), ("celsi
 pub fn table() -> Arc<TableSchema> {
     let mut table = TableSchema::new(TableId(1), DatabaseId(1), "phone".into());
     let mut add = |name: &str, field| table.add(&NewColumn { name: name.into(), field }, "device_id", 100).expect("a new column");
-    ["device_id", "model", "os", "region"].map(|tag| add(tag, None));
-    FLOATS.map(|(name, _)| add(name, Some(ColumnType::F64)));
-    ["steps", "heart_rate", "signal_dbm"].map(|name| add(name, Some(ColumnType::I64)));
+    _ = ["device_id", "model", "os", "region"].map(|tag| add(tag, None));
+    _ = FLOATS.map(|(name, _)| add(name, Some(ColumnType::F64)));
+    _ = ["steps", "heart_rate", "signal_dbm"].map(|name| add(name, Some(ColumnType::I64)));
     add("charging", Some(ColumnType::Bool));
     Arc::new(table)
 }

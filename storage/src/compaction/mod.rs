@@ -7,6 +7,7 @@
 pub mod plan;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use model::{TableSchema, Timestamp};
 
@@ -32,12 +33,16 @@ pub fn compact(
     table: &Arc<TableSchema>,
     cutoff: Timestamp,
 ) -> Result<ManifestEdit> {
+    let start = Instant::now();
     let mut outputs = Vec::new();
     let written = write(files, plan, database, table, cutoff, &mut outputs).and_then(|()| files.sync_folders(&outputs));
     if let Err(error) = written {
         files.remove(outputs.iter().map(|f| f.path.as_str()));
         return Err(error);
     }
+    let (rows, bytes) = outputs.iter().fold((0, 0), |(rows, bytes), f| (rows + f.rows, bytes + f.bytes));
+    let (step, inputs, elapsed) = (plan.step, plan.inputs.len(), start.elapsed());
+    tracing::info!(table = %plan.table, ?step, inputs, outputs = outputs.len(), rows, bytes, ?elapsed, "compacted");
     let inputs = plan.inputs.iter().map(|f| f.path.clone()).collect();
     Ok(ManifestEdit::Compact { inputs, outputs, replica: files.replica() })
 }

@@ -24,7 +24,6 @@ use arrow::datatypes::{DataType, TimeUnit};
 use model::point::write_key;
 use model::{ColumnType, ReplicaId};
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::disk::Disk;
 use crate::manifest::FileMeta;
@@ -38,7 +37,7 @@ pub use write::{FileWriter, NewFile};
 
 /// Files that one shard keeps open at most.
 const MAX_OPEN_FILES: usize = 256;
-/// Bytes of footers and indexes that one shard keeps at most, counted by the largest few.
+/// Bytes of footers and indexes that one shard keeps at most; the file in use is always kept.
 const MAX_FOOTER_BYTES: usize = 64 << 20;
 
 /// Arrow's type of time.
@@ -182,36 +181,7 @@ impl ParquetFiles {
 
 /// Reads a file below the shard's folder `dir` and compares every byte with what the manifest says of it.
 pub fn verify(disk: &dyn Disk, dir: &Path, meta: &FileMeta) -> Result<()> {
-    let path = dir.join(&meta.path);
-    check_bytes(disk, &path, meta.bytes, meta.checksum)?;
-    let file = ParquetFile::open(disk, path.clone(), meta)?;
-    if file.rows() != meta.rows {
-        return Err(read::corrupt(&path, meta.bytes, format!("it has {} rows and should have {}", file.rows(), meta.rows)));
-    }
-    Ok(())
-}
-
-/// Reads a whole file and compares length and xxh3-64 with what they should be.
-fn check_bytes(disk: &dyn Disk, path: &Path, bytes: u64, checksum: u64) -> Result<()> {
-    const CHUNK: usize = 1 << 20;
-    let file = disk.open(path).map_err(|e| Error::io("open", path, e))?;
-    let len = file.len().map_err(|e| Error::io("read the length of", path, e))?;
-    if len != bytes {
-        return Err(read::corrupt(path, len, format!("it has {len} bytes and should have {bytes}")));
-    }
-    let mut hash = Xxh3::new();
-    let mut buffer = vec![0; CHUNK.min(len as usize)];
-    let mut at = 0;
-    while at < len {
-        let part = &mut buffer[..CHUNK.min((len - at) as usize)];
-        file.read_exact_at(part, at).map_err(|e| Error::io("read", path, e))?;
-        hash.update(part);
-        at += part.len() as u64;
-    }
-    if hash.digest() != checksum {
-        return Err(read::corrupt(path, 0, "the checksum of the whole file does not match"));
-    }
-    Ok(())
+    ParquetFile::open(disk, dir.join(&meta.path), meta)?.verify(meta)
 }
 
 impl OpenFiles {

@@ -25,7 +25,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::pages::{self, Page};
 use super::prune::{self, Wanted};
@@ -33,6 +33,9 @@ use crate::disk::{Disk, ReadAt};
 use crate::manifest::FileMeta;
 use crate::scan::{Rows, ScanColumn, ScanRequest, TagFilter};
 use crate::{Error, Result};
+
+/// What every Parquet file begins with.
+const MAGIC: &[u8; 4] = b"PAR1";
 
 /// An open file: its footer and page checksums at hand.
 pub struct ParquetFile {
@@ -148,6 +151,59 @@ impl ParquetFile {
     /// Rows in it.
     pub fn rows(&self) -> u64 {
         self.arrow.metadata().file_metadata().num_rows() as u64
+    }
+
+    /// Reads every byte: each page matches its checksum, pages and tail make up the whole file without a gap, every page
+    /// that the offset index names can be read, and whole file and rows are what the manifest says.
+    pub(super) fn verify(&self, meta: &FileMeta) -> Result<()> {
+        let corrupt = |at: u64, what: &str| Err(corrupt(&self.path, at, what));
+        let mut hash = Xxh3::new();
+        let mut bytes = Vec::new();
+        let mut at = 0;
+        let magic = Page { offset: 0, len: MAGIC.len() as u32, sum: xxh3_64(MAGIC) };
+        for page in std::iter::once(&magic).chain(&*self.pages) {
+            if page.offset != at {
+                return corrupt(at, "no page begins here");
+            }
+            bytes.resize(page.len as usize, 0);
+            self.file.read_exact_at(&mut bytes, at).map_err(|e| Error::io("read", &*self.path, e))?;
+            if xxh3_64(&bytes) != page.sum {
+                return corrupt(at, "the checksum of a page does not match");
+            }
+            hash.update(&bytes);
+            at += u64::from(page.len);
+        }
+        if at.checked_add(meta.tail_bytes) != Some(self.len) {
+            return corrupt(at, "the tail does not begin where the last page ends");
+        }
+        bytes.resize(meta.tail_bytes as usize, 0);
+        self.file.read_exact_at(&mut bytes, at).map_err(|e| Error::io("read", &*self.path, e))?;
+        hash.update(&bytes);
+        if hash.digest() != meta.checksum {
+            return corrupt(0, "the checksum of the whole file does not match");
+        }
+        let metadata = self.arrow.metadata();
+        for (group, indexes) in metadata.row_groups().iter().zip(metadata.offset_index().into_iter().flatten()) {
+            for (column, index) in group.columns().iter().zip(indexes) {
+                let (start, first) = (column.byte_range().0, index.page_locations().first());
+                let dictionary = first.filter(|p| p.offset as u64 != start).map(|p| (start, p.offset as u64 - start));
+                let pages = index.page_locations().iter().map(|p| (p.offset as u64, p.compressed_page_size as u64));
+                for (offset, len) in dictionary.into_iter().chain(pages) {
+                    if self.page(offset, len as usize).is_none() {
+                        return corrupt(offset, "the offset index names a page that has no checksum");
+                    }
+                }
+            }
+        }
+        match self.rows() == meta.rows {
+            true => Ok(()),
+            false => corrupt(self.len, &format!("it has {} rows and should have {}", self.rows(), meta.rows)),
+        }
+    }
+
+    fn page(&self, offset: u64, len: usize) -> Option<Page> {
+        let found = self.pages.binary_search_by_key(&offset, |page| page.offset);
+        found.ok().map(|i| self.pages[i]).filter(|page| page.len as usize == len)
     }
 
     /// About how many bytes of memory it takes while it is open.
@@ -307,8 +363,7 @@ impl ChunkReader for CheckedReader {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> std::result::Result<Bytes, ParquetError> {
-        let found = self.file.pages.binary_search_by_key(&start, |page| page.offset);
-        let Some(page) = found.ok().map(|i| self.file.pages[i]).filter(|page| page.len as usize == length) else {
+        let Some(page) = self.file.page(start, length) else {
             return Err(self.fail(corrupt(&self.file.path, start, format!("no page of {length} bytes begins here"))));
         };
         let mut bytes = vec![0; length];
