@@ -144,11 +144,13 @@ impl View {
         files + in_memory.filter(|rows| rows.may_match(&request)).map(|rows| rows.rows() as u64).sum::<u64>()
     }
 
-    /// The request without the rows that retention hides; refused if it was made with an older schema than rows have.
+    /// The request without the rows that retention hides. Refused if rows may have tags that its schema does not know: it
+    /// would take two series for one. A field that it does not know is not asked for and does no harm.
     fn visible(&self, request: &ScanRequest) -> Result<ScanRequest> {
         let table = &request.table;
         let in_files = self.files.get(&table.id).into_iter().flatten().map(|f| f.schema_version);
-        let in_memory = self.memtables.iter().filter_map(|tables| tables.get(&table.id)).map(|rows| rows.schema_version());
+        let in_memory = self.memtables.iter().filter_map(|tables| tables.get(&table.id));
+        let in_memory = in_memory.filter(|rows| rows.has_more_tags(table)).map(|rows| rows.schema_version());
         let newest = in_files.chain(in_memory).max().unwrap_or(0);
         if newest > table.version {
             return Err(Error::StaleSchema { table: table.name.clone(), asked: table.version, newest });
