@@ -79,7 +79,7 @@ fn precision() -> impl Strategy<Value = Precision> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn both_ways_agree(warm in prop::collection::vec(body(), 0..3), body in body(), precision in precision(), cutoff in prop::option::of(Just(Timestamp(0)))) {

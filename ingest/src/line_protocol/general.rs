@@ -77,7 +77,7 @@ pub(super) fn is_blank(byte: u8) -> bool {
 }
 
 /// A piece of a line, or of the text that escapes were taken out of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Piece {
     start: u32,
     end: u32,
@@ -110,7 +110,7 @@ fn fault<T>(at: usize, reason: impl Into<String>) -> Result<T, Fault> {
 /// One line taken apart; reused from line to line.
 #[derive(Default)]
 pub(super) struct Line {
-    pub(super) table: Option<Piece>,
+    pub(super) table: Piece,
     pub(super) tags: Vec<(Piece, Piece)>,
     pub(super) fields: Vec<(Piece, Value)>,
     pub(super) time: Option<i64>,
@@ -144,7 +144,7 @@ impl Line {
         let bytes = line.as_bytes();
 
         let (table, mut at) = self.name(line, 0, Part::Table)?;
-        self.table = Some(table);
+        self.table = table;
         while bytes.get(at) == Some(&b',') {
             let (name, end) = self.name(line, at + 1, Part::TagName)?;
             let (value, end) = self.name(line, end + 1, Part::TagValue)?;

@@ -88,7 +88,7 @@ fn the_differences_are_the_listed_ones() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn beyond_the_list_both_read_the_same(

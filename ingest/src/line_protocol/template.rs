@@ -78,9 +78,9 @@ impl Parser {
     /// The known series of the line that starts at `start`.
     #[inline]
     fn look_ahead(&self, bytes: &[u8], start: usize) -> Option<Ahead> {
-        let series_end = start + memchr::memchr(b' ', bytes.get(start..)?)?;
-        // Behind a backslash the space is a letter; an empty series text is a blank.
-        if series_end == start || bytes[series_end - 1] == b'\\' {
+        // A newline first: no space of this line. Behind a backslash the space is a letter; an empty series text is a blank.
+        let series_end = start + memchr::memchr2(b' ', b'\n', bytes.get(start..)?)?;
+        if series_end == start || bytes[series_end] == b'\n' || bytes[series_end - 1] == b'\\' {
             return None;
         }
         let series = self.series.find(&bytes[start..=series_end])?;

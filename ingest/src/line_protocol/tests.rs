@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::point::KeyTags;
-use model::{DatabaseId, DatabaseSchema, TableId, TableSchema, Timestamp, Values, routing_hash};
+use model::{ColumnKind, ColumnType, DatabaseId, DatabaseSchema, TableId, TableSchema, Timestamp, Values, routing_hash};
 
 use super::*;
 
@@ -172,7 +172,7 @@ fn names_and_tag_values_have_three_escapes() {
 fn any_other_backslash_is_itself() {
     accepts(r"a\b,c\d=e\f g\h=1 1", &[r"a\b,c\d=e\f g\h=1.0 1"]);
     accepts(r"m,t=a\\b f=1 1", &[r"m,t=a\\b f=1.0 1"]);
-    accepts(r"m,t=a\\,b f=1 1".replace(",b", r",b"), &[r"m,t=a\,b f=1.0 1"]);
+    accepts(r"m,t=a\\,b f=1 1", &[r"m,t=a\,b f=1.0 1"]);
     accepts(r"m,t=\n f=1 1", &[r"m,t=\n f=1.0 1"]);
 }
 
@@ -230,14 +230,10 @@ fn booleans_have_ten_spellings() {
     {
         accepts(format!("m f={spelling} 1"), &[&format!("m f={value} 1")]);
     }
-    for bad in ["tRUE", "tr", "TRue", "yes", "fALSE", "truei", "true\""] {
-        refuses(
-            format!("m f={bad} 1"),
-            &format!("invalid field value '{bad}' at column 5")
-                .replace("value 'truei'", "value 'truei'")
-                .replace("invalid field value 'truei'", "invalid integer 'truei'"),
-        );
+    for bad in ["tRUE", "tr", "TRue", "yes", "fALSE", "true\""] {
+        refuses(format!("m f={bad} 1"), &format!("invalid field value '{bad}' at column 5"));
     }
+    refuses("m f=truei 1", "invalid integer 'truei' at column 5");
 }
 
 #[test]
@@ -296,7 +292,7 @@ fn invalid_utf8_refuses_its_line_alone() {
 
 #[test]
 fn the_later_of_two_fields_of_one_name_counts() {
-    accepts("m f=1,g=5i,f=2 1\nm f=\"a\" 2".replace("\nm f=\"a\" 2", ""), &["m f=2.0,g=5i 1"]);
+    accepts("m f=1,g=5i,f=2 1", &["m f=2.0,g=5i 1"]);
     accepts("m s=\"long\",b=t,s=\"x\",b=f 1\nm s=\"y\",b=t,b=f,b=t 2", &["m b=false,s=\"x\" 1", "m b=true,s=\"y\" 2"]);
     refuses("m f=1,f=2i 1", "column 'f' of table 'm' is type float, not integer");
 }
@@ -332,7 +328,7 @@ fn blank_lines_comments_blanks_and_line_ends_are_free() {
 #[test]
 fn a_point_without_time_gets_arrival_and_line_number() {
     accepts(
-        "m f=1\n\nm f=2\nm f=\"a\nb\"\n".replace("m f=\"a\nb\"\n", "m g=\"a\nb\"\nm f=3\n"),
+        "m f=1\n\nm f=2\nm g=\"a\nb\"\nm f=3\n",
         &["m f=1.0 1700000000000000001", "m f=2.0 1700000000000000003", "m g=\"a\\nb\" 1700000000000000004", "m f=3.0 1700000000000000006"],
     );
 }
@@ -447,6 +443,14 @@ fn a_table_made_anew_has_forgotten_its_past() {
     let parsed = database.parse(&mut parser, b"k f=1 1\nm,b=1 f=1i 1\n");
     assert_eq!(parsed.refused, []);
     assert_eq!(database.rows(&parsed), ["k f=1.0 1", "m,b=1 f=1i 1"]);
+}
+
+#[test]
+fn lines_without_a_space_cost_no_search_of_the_rest_of_the_body() {
+    // Searched to its end for every line, this body would be 34 GB to read.
+    let body = "x\n".repeat(1 << 18);
+    let parsed = Parser::new().parse(body.as_bytes(), &Database::default().options());
+    assert_eq!(parsed.refused_lines, 1 << 18);
 }
 
 #[test]
