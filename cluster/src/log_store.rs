@@ -120,7 +120,7 @@ impl LogStore {
     pub(crate) fn open(kind: GroupKind, name: &str, options: WalOptions, node: u64, told: ToldOfFailures) -> Result<LogStore> {
         let dir = options.dir.clone();
         let corrupt = |what: String| Error::Storage(storage::Error::Corrupt { path: dir.clone(), at: 0, what });
-        let (wal, opened) = Wal::open(options)?;
+        let (mut wal, opened) = Wal::open(options)?;
         let hard = match &opened.hard_state {
             None => HardState::default(),
             Some(bytes) => HardState::decode(bytes).map_err(|e| corrupt(e.to_string()))?,
@@ -134,6 +134,10 @@ impl LogStore {
         }
         if opened.cut_bytes > 0 {
             tracing::warn!(dir = %dir.display(), bytes = opened.cut_bytes, "cut an unsynced tail off the log");
+        }
+        // A purge that a crash cut off is done now: beyond the end it empties the log, and the next entry may follow.
+        if let Some(purged) = &hard.purged {
+            wal.purge(LogIndex(purged.index + 1))?;
         }
         let last = opened.last.map(|(term, index)| log_id(term, index)).max(hard.purged.clone());
         let (reader, room) = (wal.reader(), wal.room());
