@@ -80,13 +80,16 @@ fn body(dialect: Dialect, body: Body<'_>) -> Vec<u8> {
 }
 
 fn message(accept_partial: bool, written: &Written, first: &RefusedLine) -> String {
-    let Written { lines, refused_lines, .. } = written;
     let stored = match (written.stored, accept_partial) {
         (true, _) => "the others are stored",
         (false, true) => "nothing is stored",
         (false, false) => "nothing is stored because of accept_partial=false",
     };
-    format!("{refused_lines} of {lines} lines refused, {stored}; line {}: {}", first.line_number, first.reason)
+    let refused = match written.refused_lines {
+        1 => "1 line".to_owned(),
+        many => format!("{many} lines"),
+    };
+    format!("{refused} refused, {stored}; line {}: {}", first.line_number, first.reason)
 }
 
 /// InfluxDB 1 says `partial write` unless no line could even be parsed; `dropped` counts all refused lines.

@@ -115,6 +115,11 @@ impl Ingest {
         &self.metrics
     }
 
+    /// The bound on bodies in flight, and how much of it is taken.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     /// The last refused lines, oldest first.
     pub fn refused_lines(&self) -> Vec<RefusedRow> {
         self.refused.snapshot()

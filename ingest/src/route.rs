@@ -1,4 +1,4 @@
-//! Cuts batches into one part per shard, and parts into entries that a log takes.
+//! Cuts batches into one part per shard.
 //!
 //! A pure choice: the shard map and the routing hashes decide. A batch whose series all belong to one shard, which is
 //! every batch of a single device, moves there without a copy.
@@ -8,9 +8,6 @@ use cluster::shard_map::ShardRange;
 use model::PointBatch;
 
 use crate::line_protocol::ParsedBatch;
-
-/// Encoded bytes of one entry's batches; the rest of an entry is its header.
-pub(crate) const MAX_PIECE_BYTES: usize = (1 << 20) - (16 << 10);
 
 /// The batches of one shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,44 +69,6 @@ fn part_of(parts: &mut Vec<(u32, Vec<PointBatch>)>, position: u32) -> &mut Vec<P
         parts.len() - 1
     });
     &mut parts[at].1
-}
-
-/// Cuts a part's batches into pieces of at most `max_bytes` when encoded, in order. A single row is never cut.
-pub(crate) fn pieces(batches: Vec<PointBatch>, max_bytes: usize) -> Vec<Vec<PointBatch>> {
-    let whole: usize = batches.iter().map(PointBatch::encoded_len_bound).sum();
-    if whole <= max_bytes {
-        return vec![batches];
-    }
-    let mut pieces = Vec::with_capacity(whole / max_bytes + 2);
-    let mut piece = Vec::new();
-    let mut piece_bytes = 0;
-    for batch in batches {
-        for (bytes, small) in small_batches(batch, max_bytes) {
-            if piece_bytes + bytes > max_bytes && !piece.is_empty() {
-                pieces.push(std::mem::take(&mut piece));
-                piece_bytes = 0;
-            }
-            piece_bytes += bytes;
-            piece.push(small);
-        }
-    }
-    pieces.push(piece);
-    pieces
-}
-
-fn small_batches(batch: PointBatch, max_bytes: usize) -> Vec<(usize, PointBatch)> {
-    let bytes = batch.encoded_len_bound();
-    if bytes <= max_bytes || batch.rows() == 1 {
-        return vec![(bytes, batch)];
-    }
-    let wanted = bytes.div_ceil(max_bytes).min(batch.rows());
-    let rows = batch.rows().div_ceil(wanted);
-    let mut small = Vec::with_capacity(wanted);
-    for start in (0..batch.rows()).step_by(rows) {
-        // Rows differ in size (strings): a slice that is still too large is cut again.
-        small.extend(small_batches(batch.slice(start, (start + rows).min(batch.rows())), max_bytes));
-    }
-    small
 }
 
 #[cfg(test)]
@@ -178,24 +137,5 @@ mod tests {
         let again = route(vec![batch(1, &names)], &ShardMap::even(8), &Rows::In(vec![changed.clone()]));
         let of_changed = all.iter().find(|p| p.range == changed).expect("300 devices reach 3 shards");
         assert_eq!(rows(&again), rows(std::slice::from_ref(of_changed)));
-    }
-
-    #[test]
-    fn pieces_keep_all_rows_in_order_within_the_limit() {
-        let first = batch(1, &devices(1_000)).batch;
-        let second = batch(2, &devices(10)).batch;
-        let whole = first.encoded_len_bound() + second.encoded_len_bound();
-        for max_bytes in [1, 100, 5_000, whole - 1, whole] {
-            let pieces = pieces(vec![first.clone(), second.clone()], max_bytes);
-            let times: Vec<(u32, i64)> =
-                pieces.iter().flatten().flat_map(|b| b.times.iter().map(|&t| (b.table.0, t)).collect::<Vec<_>>()).collect();
-            let expected: Vec<(u32, i64)> = (0..1_000).map(|t| (1, t)).chain((0..10).map(|t| (2, t))).collect();
-            assert_eq!(times, expected, "{max_bytes}");
-            for piece in &pieces {
-                let bytes: usize = piece.iter().map(PointBatch::encoded_len_bound).sum();
-                let one_row = piece.len() == 1 && piece[0].rows() == 1;
-                assert!(bytes <= max_bytes || one_row, "{bytes} of {max_bytes}");
-            }
-        }
     }
 }

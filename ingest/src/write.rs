@@ -2,7 +2,7 @@
 //!
 //! Everything that can refuse a line comes before the first propose (DESIGN rule 8), so `accept_partial=false` is decided
 //! while nothing is stored. The answer is made of [`Applied`](cluster::Applied) values only: what has none is unknown, and
-//! unknown beats refused. A body is atomic per shard; a shard's part that is larger than one log entry, per entry.
+//! unknown beats refused. A body is atomic per shard, as far as its part fits one entry of the log; cluster cuts larger ones.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,7 +18,7 @@ use crate::Ingest;
 use crate::error::Error;
 use crate::line_protocol::{LineLimits, ParseOptions, Parsed, ParsedBatch, RefusedLine};
 use crate::request::WriteRequest;
-use crate::route::{MAX_PIECE_BYTES, Rows, pieces, route};
+use crate::route::{Rows, ShardPart, route};
 
 /// What became of a body.
 #[derive(Debug)]
@@ -142,15 +142,13 @@ impl Ingest {
     ) -> Result<Vec<ShardRange>, Error> {
         let map: Arc<ShardMap> = self.cluster.shard_map();
         let mut writes = Vec::new();
-        for part in route(batches, &map, rows) {
-            for (number, batches) in pieces(part.batches, MAX_PIECE_BYTES).into_iter().enumerate() {
-                let (origin, sequence, retry_window) = match origin {
-                    Some(origin) => (origin, sequence_of(number, &batches), RetryWindow::Day),
-                    None => (self.options.origin, self.next_sequence.fetch_add(1, Relaxed), RetryWindow::Recent),
-                };
-                let range_version = part.range.version;
-                writes.push((part.range.clone(), WritePart { origin, sequence, arrived, range_version, retry_window, batches }));
-            }
+        for ShardPart { range, batches } in route(batches, &map, rows) {
+            let (origin, sequence, retry_window) = match origin {
+                Some(origin) => (origin, sequence_of(&batches), RetryWindow::Day),
+                None => (self.options.origin, self.next_sequence.fetch_add(1, Relaxed), RetryWindow::Recent),
+            };
+            let part = WritePart { origin, sequence, arrived, range_version: range.version, retry_window, batches };
+            writes.push((range, part));
         }
         // A single part, which most requests are, needs no gathering.
         if writes.len() == 1 {
@@ -211,9 +209,9 @@ fn origin_of(request: &WriteRequest, key: &str, body: &[u8]) -> u128 {
     hash.digest128()
 }
 
-/// The number of one piece of a request that has a key. A retry cuts the same rows the same way and gets the same numbers;
-/// should it not (a retention has refused some lines since), other rows get another number and are stored, not lost. Times
-/// are left out: points that bring none get new ones.
-fn sequence_of(number: usize, batches: &[PointBatch]) -> u64 {
-    batches.iter().fold(number as u64, |seed, batch| xxh3_64_with_seed(&batch.keys, seed ^ ((batch.rows() as u64) << 32)))
+/// The number of one part of a request that has a key. A retry has the same rows for the same shard and gets the same
+/// number; should it not (a retention has refused some lines since), other rows get another number and are stored, not
+/// lost. Times are left out: points that bring none get new ones.
+fn sequence_of(batches: &[PointBatch]) -> u64 {
+    batches.iter().fold(0, |seed, batch| xxh3_64_with_seed(&batch.keys, seed ^ batch.rows() as u64))
 }
