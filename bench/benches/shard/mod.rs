@@ -70,7 +70,9 @@ pub fn entries(first: usize, rounds: usize) -> Vec<Entry> {
             for column in table.fields() {
                 let n = rows.len();
                 let values = match column.kind {
-                    ColumnKind::Field(ColumnType::F64) => Values::F64((0..n).map(|_| random.random_range(-9_000..9_000) as f64 / 100.0).collect()),
+                    ColumnKind::Field(ColumnType::F64) => {
+                        Values::F64((0..n).map(|_| random.random_range(-9_000..9_000) as f64 / 100.0).collect())
+                    }
                     ColumnKind::Field(ColumnType::I64) => Values::I64((0..n).map(|_| random.random_range(0..10_000)).collect()),
                     _ => {
                         let mut bits = Bitmap::default();
