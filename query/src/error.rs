@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use model::ErrorKind;
 use thiserror::Error;
@@ -155,11 +156,20 @@ impl From<DataFusionError> for Error {
             return ours;
         }
         let place = place_of(&e);
+        // Arrow's own readers and writers carry the spill disk's errors as text.
+        if e.to_string().contains("max_temp_directory_size") {
+            return Error::OverMemory {
+                message: "what it had to put on disk is over the limit too (setting query_spill_bytes)".to_owned(),
+            };
+        }
         match e.find_root() {
             DataFusionError::ResourcesExhausted(message) => Error::OverMemory { message: first_line(message) },
             DataFusionError::Internal(message) => Error::Engine { message: first_line(message) },
             DataFusionError::External(source) => Error::Engine { message: source.to_string() },
             DataFusionError::IoError(source) => Error::Engine { message: source.to_string() },
+            DataFusionError::ArrowError(source, _) if matches!(source.as_ref(), ArrowError::IoError(..)) => {
+                Error::Engine { message: source.to_string() }
+            }
             DataFusionError::ExecutionJoin(source) => Error::Engine { message: source.to_string() },
             root => Error::Sql { message: first_line(&root.strip_backtrace()), place },
         }
@@ -179,7 +189,7 @@ fn our_own(e: &DataFusionError) -> Option<Error> {
             Some(DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)) => Some(inner.as_ref()),
             Some(DataFusionError::Collection(all)) => all.first().map(|e| e as &(dyn std::error::Error + 'static)),
             Some(DataFusionError::ArrowError(inner, _)) => match inner.as_ref() {
-                arrow::error::ArrowError::ExternalError(inner) => Some(inner.as_ref()),
+                ArrowError::ExternalError(inner) => Some(inner.as_ref()),
                 _ => None,
             },
             _ => error.source(),

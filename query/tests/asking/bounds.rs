@@ -1,0 +1,123 @@
+//! Deadline, kill, number and memory: a query stops, and soon; the others go on.
+
+use std::time::{Duration, Instant};
+
+use crate::node::Node;
+use query::{Error, RunOptions};
+
+/// Counts a trillion rows if nobody stops it.
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value + b.value < 0";
+
+async fn running(node: &Node) -> String {
+    node.ask("SELECT query_id FROM system.queries WHERE state = 'running' AND sql LIKE '%generate_series(1, 1000000)%' AND sql NOT LIKE '%system.queries%'").await
+}
+
+async fn until(node: &Node, wanted: impl Fn(&str) -> bool) -> String {
+    let started = Instant::now();
+    loop {
+        let now = running(node).await;
+        if wanted(&now) {
+            return now;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "still {now}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_stops_at_its_deadline() {
+    let node = Node::start().await;
+    let options = RunOptions { timeout: Some(Duration::from_millis(100)), ..RunOptions::default() };
+    let started = Instant::now();
+    assert!(matches!(node.csv(ENDLESS, options).await, Err(Error::Deadline { .. })));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    until(&node, |now| now == "query_id\n").await;
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_query_stops_and_says_so() {
+    let node = std::sync::Arc::new(Node::start().await);
+    let asking = tokio::spawn({
+        let node = node.clone();
+        async move { node.csv(ENDLESS, RunOptions::default()).await }
+    });
+    let id = until(&node, |now| now != "query_id\n").await;
+    let id = id.trim_start_matches("query_id\n").trim();
+    assert_eq!(node.ask(&format!("KILL QUERY {id}")).await, format!("result\nkilled query {id}\n"));
+    assert!(matches!(asking.await.unwrap(), Err(Error::Killed { .. })));
+    assert!(matches!(node.csv(&format!("KILL QUERY {id}"), RunOptions::default()).await, Err(Error::NoQuery { .. })));
+    let seen = node.ask(&format!("SELECT state, error FROM system.queries WHERE query_id = {id}")).await;
+    assert_eq!(seen, format!("state,error\nfailed,query {id} was killed\n"));
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_stops_when_nobody_wants_it_any_more() {
+    let node = std::sync::Arc::new(Node::start().await);
+    let asking = tokio::spawn({
+        let node = node.clone();
+        async move { node.csv(ENDLESS, RunOptions::default()).await }
+    });
+    until(&node, |now| now != "query_id\n").await;
+    asking.abort();
+    until(&node, |now| now == "query_id\n").await;
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_query_too_many_is_told_to_come_again() {
+    let node = std::sync::Arc::new(Node::with(|o| o.max_concurrent = 2).await);
+    let asking = tokio::spawn({
+        let node = node.clone();
+        async move { node.csv(ENDLESS, RunOptions::default()).await }
+    });
+    until(&node, |now| now != "query_id\n").await;
+    let held = node.engine.run("default", "SELECT value FROM generate_series(1, 10000000)", RunOptions::default()).await.unwrap();
+    assert!(matches!(node.csv("SELECT 1", RunOptions::default()).await, Err(Error::TooMany { limit: 2 })));
+    drop(held);
+    asking.abort();
+    let started = Instant::now();
+    while node.csv("SELECT 1", RunOptions::default()).await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::task::yield_now().await;
+    }
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_over_the_memory_bound_fails_alone() {
+    let node = Node::with(|o| {
+        o.memory_bytes = 8 << 20;
+        o.spill_bytes = 1 << 20;
+    })
+    .await;
+    for hungry in [
+        "SELECT a.value, array_agg(b.value) FROM generate_series(1, 3000) a, generate_series(1, 3000) b GROUP BY a.value",
+        "SELECT a.value * 3000 + b.value AS x FROM generate_series(1, 3000) a, generate_series(1, 3000) b ORDER BY x DESC",
+    ] {
+        let e = node.csv(hungry, RunOptions::default()).await.unwrap_err();
+        assert!(matches!(e, Error::OverMemory { .. }), "{hungry}: {e}");
+    }
+    assert_eq!(node.ask("SELECT 1 AS one").await, "one\n1\n");
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_no_thread() {
+    let node = Node::with(|o| o.max_concurrent = 200).await;
+    let lines: Vec<String> = (0..50_000).map(|i| format!("phone,device_id=p{} v={i} {i}", i % 50)).collect();
+    node.write(&lines.join("\n")).await;
+    let mut unread = Vec::new();
+    for _ in 0..100 {
+        let mut answer = node.engine.run("default", "SELECT * FROM phone", RunOptions::default()).await.unwrap();
+        assert!(answer.next().await.unwrap().is_ok());
+        unread.push(answer);
+    }
+    assert_eq!(node.ask("SELECT count(*) AS n FROM phone").await, "n\n50000\n");
+    for answer in unread {
+        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        assert!(rows < 50_000);
+    }
+    node.cluster.shutdown().await;
+}
