@@ -2,9 +2,11 @@
 //!
 //! The parser bounds nested parentheses by itself, but `1+1+…`, long chains of OR and chains of UNION become trees as
 //! deep as the chain is long, and recursion over such a tree overflows the stack and ends the process
-//! (<https://github.com/apache/datafusion/issues/22229>). They are counted in the tokens, before anything recurses; plans
-//! that grow from little text (a WITH that doubles itself) are counted as plans, before anything optimises them.
-//! Long IN lists and VALUES are flat and only bounded by the text's length.
+//! (<https://github.com/apache/datafusion/issues/22229>). A WITH whose queries each name the one before twice doubles with
+//! every step, and planning cannot be interrupted. Both are counted in the tokens, before anything recurses, rather too
+//! high than too low. Long IN lists and VALUES are flat and only bounded by the text's length.
+
+use std::collections::HashMap;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
@@ -22,9 +24,13 @@ const MAX_DEPTH: usize = 100;
 /// Operators of a plan, each use of a WITH query counted.
 const MAX_PLAN_NODES: usize = 5_000;
 
-/// Operators counted since the last comma or clause at one depth.
+/// What was counted in one pair of parentheses; operators since the last comma or clause.
 #[derive(Default)]
-struct Chains {
+struct Level {
+    /// Where it was opened.
+    open: usize,
+    /// How often it uses queries of a WITH, and they others.
+    uses: usize,
     /// AND, OR.
     logic: usize,
     /// Everything that binds tighter.
@@ -44,14 +50,33 @@ pub(crate) fn tokens(sql: &str, max_bytes: usize) -> Result<Vec<TokenWithSpan>> 
         Error::Sql { message: e.message, place: Some(crate::error::Place { line: at.line, column: at.column }) }
     })?;
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
-    let mut open = vec![Chains::default()];
-    for token in &tokens {
+    check(&tokens)?;
+    Ok(tokens)
+}
+
+fn check(tokens: &[TokenWithSpan]) -> Result<()> {
+    let mut open = vec![Level::default()];
+    let mut opened_at = vec![0; tokens.len()];
+    let mut uses_of: HashMap<&str, usize> = HashMap::new();
+    for (at, token) in tokens.iter().enumerate() {
         let outermost = open.len() == 1;
         let here = open.last_mut().expect("the outermost level is never closed");
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => open.push(Chains::default()),
-            Token::RParen | Token::RBracket | Token::RBrace if !outermost => drop(open.pop()),
+            Token::LParen | Token::LBracket | Token::LBrace => open.push(Level { open: at, ..Level::default() }),
+            Token::RParen | Token::RBracket | Token::RBrace if !outermost => {
+                let (start, uses) = (here.open, here.uses);
+                open.pop();
+                opened_at[at] = start;
+                if let Some(name) = defined(tokens, start, &opened_at) {
+                    uses_of.insert(name, uses.saturating_add(1));
+                }
+                let outer = open.last_mut().expect("the outermost level is never closed");
+                outer.uses = outer.uses.saturating_add(uses);
+            }
             Token::Comma | Token::SemiColon => (here.logic, here.arithmetic) = (0, 0),
+            Token::Word(word) if uses_of.contains_key(word.value.as_str()) => {
+                here.uses = here.uses.saturating_add(uses_of[word.value.as_str()]);
+            }
             Token::Word(word) => match word.keyword {
                 Keyword::AND | Keyword::OR => (here.logic, here.arithmetic) = (here.logic + 1, 0),
                 Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN => here.relations += 1,
@@ -70,8 +95,31 @@ pub(crate) fn tokens(sql: &str, max_bytes: usize) -> Result<Vec<TokenWithSpan>> 
         if here.logic.max(here.arithmetic).max(here.relations) > MAX_CHAIN {
             return Err(too_large("too many operators in one expression (use IN for long lists)", MAX_CHAIN, ""));
         }
+        if here.uses > MAX_PLAN_NODES {
+            return Err(too_large("the queries of WITH use each other too often", MAX_PLAN_NODES, ""));
+        }
     }
-    Ok(tokens)
+    Ok(())
+}
+
+/// The name that the parenthesis at `open` gives a query to: `name AS (`, `name (columns) AS [NOT] MATERIALIZED (`.
+fn defined<'a>(tokens: &'a [TokenWithSpan], open: usize, opened_at: &[usize]) -> Option<&'a str> {
+    let word = |at: usize| match &tokens.get(at)?.token {
+        Token::Word(word) => Some(word),
+        _ => None,
+    };
+    let mut at = open.checked_sub(1)?;
+    while matches!(word(at)?.keyword, Keyword::MATERIALIZED | Keyword::NOT) {
+        at = at.checked_sub(1)?;
+    }
+    if word(at)?.keyword != Keyword::AS {
+        return None;
+    }
+    at = at.checked_sub(1)?;
+    if tokens[at].token == Token::RParen {
+        at = opened_at[at].checked_sub(1)?;
+    }
+    word(at).map(|w| w.value.as_str())
 }
 
 /// Refuses plans that are large however short their text is.
@@ -118,6 +166,18 @@ mod tests {
         ] {
             assert!(refused(&chain), "{}", &chain[..60]);
         }
+    }
+
+    #[test]
+    fn queries_that_double_with_each_step_are_refused() {
+        for define in ["c{} AS (", "c{} (x) AS (", "c{} AS MATERIALIZED (", "\"c{}\" AS NOT MATERIALIZED ("] {
+            let step = |i: usize| format!("{}SELECT a.x FROM c{1} a, c{1} b)", define.replace("{}", &i.to_string()), i.wrapping_sub(1));
+            let steps = |n: usize| (1..n).map(step).collect::<Vec<_>>().join(", ");
+            assert!(refused(&format!("WITH c0 AS (SELECT 1 AS x), {} SELECT * FROM c39", steps(40))), "{define}");
+            assert!(!refused(&format!("WITH c0 AS (SELECT 1 AS x), {} SELECT * FROM c4", steps(5))), "{define}");
+        }
+        let chain = (1..90).map(|i| format!("c{i} AS (SELECT * FROM c{})", i - 1)).collect::<Vec<_>>().join(", ");
+        assert!(!refused(&format!("WITH c0 AS (SELECT 1 AS x), {chain} SELECT * FROM c89")), "one after the other is fine");
     }
 
     #[test]

@@ -22,11 +22,12 @@ use crate::table::Table;
 const KEPT: usize = 1_024;
 /// Bytes of a text that is worth keeping.
 const MAX_TEXT_BYTES: usize = 4_096;
-/// Steps without memory of an earlier run.
-const STATELESS: [&str; 10] = [
+/// Steps without memory of an earlier run, or that forget it when their state is reset.
+const STATELESS: [&str; 11] = [
     "ShardScanExec",
     "FilterExec",
     "ProjectionExec",
+    "RepartitionExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
     "CooperativeExec",

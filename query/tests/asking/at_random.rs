@@ -47,12 +47,12 @@ const LATEST_IN_SQL: &str = "SELECT time, device_id, os, v, n, s FROM (SELECT *,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quick_and_slow_ways_agree_after_every_step() {
-    for seed in 1..=3 {
+    for seed in [1, 2] {
         let node = Node::start().await;
         let mut chance = Chance(seed);
         node.write("phone,device_id=p0,os=a v=0,n=0i,s=\"x\" 0").await;
-        for step in 0..25 {
-            let points: Vec<String> = (0..1 + chance.below(12)).map(|_| chance.point()).collect();
+        for step in 0..8 {
+            let points: Vec<String> = (0..1 + chance.below(30)).map(|_| chance.point()).collect();
             node.write(&points.join("\n")).await;
             match chance.below(8) {
                 0 | 1 => drop(node.ask("FLUSH").await),

@@ -109,7 +109,7 @@ async fn two_scans_of_one_query_agree_while_points_come_in() {
     });
     let sql = "SELECT a.n = b.n AS same, a.s = b.s AS sums FROM (SELECT count(*) AS n, sum(v) AS s FROM phone) a, \
                (SELECT count(*) AS n, sum(v) AS s FROM phone) b";
-    for _ in 0..50 {
+    for _ in 0..20 {
         assert_eq!(node.ask(sql).await, "same,sums\ntrue,true\n");
     }
     over.store(true, Ordering::Relaxed);

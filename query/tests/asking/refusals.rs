@@ -1,7 +1,7 @@
 //! What must not run, must not end the process, and must not touch the server's files; and the status of each error.
 
 use crate::node::Node;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -97,17 +97,16 @@ async fn deep_and_huge_statements_are_refused_and_never_end_the_process() {
         let started = Instant::now();
         let e = error(&node, &sql).await;
         assert_eq!(e.kind(), model::ErrorKind::YourRequest, "{}: {e}", &sql[..60]);
-        eprintln!("refused in {:?}: {}", started.elapsed(), &sql[..60]);
+        assert!(started.elapsed() < Duration::from_secs(10), "{}: {:?}", &sql[..60], started.elapsed());
     }
     // What is long but flat is fine.
     let ids = (0..10_000).map(|i| format!("'p{i}'")).collect::<Vec<_>>().join(",");
     node.write("phone,device_id=p77 v=1 1000").await;
     assert_eq!(node.ask(&format!("SELECT count(*) AS n FROM phone WHERE device_id IN ({ids})")).await, "n\n1\n");
-    let or = (0..400).map(|i| format!("device_id = 'p{i}'")).collect::<Vec<_>>().join(" OR ");
-    let started = Instant::now();
+    let or = (0..100).map(|i| format!("device_id = 'p{i}'")).collect::<Vec<_>>().join(" OR ");
     assert_eq!(node.ask(&format!("SELECT count(*) AS n FROM phone WHERE {or}")).await, "n\n1\n");
-    eprintln!("or {:?}", started.elapsed());
-    assert_eq!(node.ask(&format!("SELECT 1{} AS n", "+1".repeat(500))).await, "n\n501\n");
+
+    assert_eq!(node.ask(&format!("SELECT 1{} AS n", "+1".repeat(200))).await, "n\n201\n");
     node.cluster.shutdown().await;
 }
 
