@@ -51,7 +51,7 @@ async fn quick_and_slow_ways_agree_after_every_step() {
         let node = Node::start().await;
         let mut chance = Chance(seed);
         node.write("phone,device_id=p0,os=a v=0,n=0i,s=\"x\" 0").await;
-        for step in 0..8 {
+        for step in 0..6 {
             let points: Vec<String> = (0..1 + chance.below(30)).map(|_| chance.point()).collect();
             node.write(&points.join("\n")).await;
             match chance.below(8) {
