@@ -22,7 +22,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test]
 async fn a_power_loss_loses_nothing_that_was_acknowledged() {
-    for seed in 0..20 {
+    for seed in 0..8 {
         let disk = FaultyDisk::new(seed);
         let (node, table) = start_with_table(&disk).await;
         let mut expected = Rows::new();
@@ -61,7 +61,7 @@ async fn files_and_log_together_give_each_row_once() {
 async fn a_flush_lets_go_of_the_log() {
     let disk = FaultyDisk::new(3);
     let (node, table) = start_with_table(&disk).await;
-    let points: Vec<(i64, f64)> = (0..40_000).map(|i| (i, i as f64)).collect();
+    let points: Vec<(i64, f64)> = (0..20_000).map(|i| (i, i as f64)).collect();
     for sequence in 0..20 {
         node.write(SHARD, part(&table, sequence, &format!("d{sequence}"), &points)).await.unwrap();
     }
@@ -75,7 +75,7 @@ async fn a_flush_lets_go_of_the_log() {
         node.shutdown().await;
         start(&disk).await
     };
-    assert_eq!(rows(&node, &table).await.len(), 20 * 40_000 + 1);
+    assert_eq!(rows(&node, &table).await.len(), 20 * 20_000 + 1);
 }
 
 #[tokio::test]

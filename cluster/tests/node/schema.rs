@@ -47,8 +47,8 @@ async fn the_catalog_survives_restarts_and_a_log_that_was_let_go_of() {
     let mut node = start(&disk).await;
     node.create_database(DATABASE, Some("host"), Some(5)).await.unwrap();
     for round in 0..3 {
-        for i in 0..900 {
-            let name = format!("c{}", (round * 900 + i) % 990);
+        for i in 0..700 {
+            let name = format!("c{}", (round * 700 + i) % 990);
             let table = format!("t{round}");
             node.add_columns(DATABASE, vec![(table.as_str().into(), vec![field(&name, ColumnType::F64)])]).await.unwrap();
         }
@@ -58,7 +58,7 @@ async fn the_catalog_survives_restarts_and_a_log_that_was_let_go_of() {
         assert_eq!(node.catalog(), before);
     }
     let saved = disk.files().into_iter().any(|(path, _)| path.ends_with("meta/snapshot"));
-    assert!(saved, "2,700 entries do not all stay in the log");
+    assert!(saved, "2,100 entries do not all stay in the log");
     let database = node.catalog().database(DATABASE).unwrap().clone();
     assert_eq!((&*database.routing_tag, database.retention_ns), ("host", Some(5)));
 }
