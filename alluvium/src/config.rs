@@ -146,7 +146,7 @@ impl FromStr for ByteCount {
 
 impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match BYTE_UNITS.iter().find(|(name, factor)| name.len() == 3 && self.0 > 0 && self.0 % factor == 0) {
+        match BYTE_UNITS.iter().find(|(name, factor)| name.len() == 3 && self.0 > 0 && self.0.is_multiple_of(*factor)) {
             Some((name, factor)) => write!(f, "{}{name}", self.0 / factor),
             None => write!(f, "{}", self.0),
         }

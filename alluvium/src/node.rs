@@ -125,7 +125,7 @@ impl Node {
         let http = listener.local_addr().map_err(|why| Error::Listen { listen: settings.listen.clone(), why })?;
 
         let clock: Clock = Arc::new(now);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let cluster = Cluster::start(cluster_options(settings, disk.clone(), clock.clone())).await?;
         let shards = cluster.shards().len();
         let (closing, closed) = watch::channel(false);

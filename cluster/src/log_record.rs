@@ -161,7 +161,7 @@ mod tests {
         for state in [
             HardState::default(),
             HardState { vote, purged: None },
-            HardState { vote: Some(Vote::new(7, 3)), purged: purged.clone() },
+            HardState { vote: Some(Vote::new(7, 3)), purged },
             HardState { vote, purged },
         ] {
             assert_eq!(HardState::decode(&state.encode()).unwrap(), state);

@@ -72,7 +72,7 @@ impl Recent {
         if let Some(last) = &self.last {
             assert_eq!(entry.log_id.index, last.index + 1, "the log has no gaps");
         }
-        self.last = Some(entry.log_id.clone());
+        self.last = Some(entry.log_id);
         self.bytes += bytes_of(&entry);
         self.entries.push_back(entry);
         while self.bytes > RECENT_BYTES
@@ -139,7 +139,7 @@ impl LogStore {
         if let Some(purged) = &hard.purged {
             wal.purge(LogIndex(purged.index + 1))?;
         }
-        let last = opened.last.map(|(term, index)| log_id(term, index)).max(hard.purged.clone());
+        let last = opened.last.map(|(term, index)| log_id(term, index)).max(hard.purged);
         let (reader, room) = (wal.reader(), wal.room());
         let recent = Mutex::new(Recent { last, ..Recent::default() });
         let log = Log {
@@ -277,7 +277,7 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = LogStore;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
-        Ok(LogState { last_purged_log_id: self.log.hard.lock().purged.clone(), last_log_id: self.log.recent.lock().last.clone() })
+        Ok(LogState { last_purged_log_id: self.log.hard.lock().purged, last_log_id: self.log.recent.lock().last })
     }
 
     async fn get_log_reader(&mut self) -> LogStore {
@@ -286,7 +286,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let mut hard = self.log.hard.lock();
-        let new = HardState { vote: Some(*vote), purged: hard.purged.clone() };
+        let new = HardState { vote: Some(*vote), purged: hard.purged };
         self.log.wal.lock().save_hard_state(&new.encode()).map_err(|e| self.log.failed(e))?;
         *hard = new;
         Ok(())
@@ -347,14 +347,14 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let mut hard = self.log.hard.lock();
-        let new = HardState { vote: hard.vote, purged: Some(upto.clone()) };
+        let new = HardState { vote: hard.vote, purged: Some(upto) };
         let mut wal = self.log.wal.lock();
         // The place first: after a crash between the two, the log holds more than it says, never less.
         wal.save_hard_state(&new.encode()).map_err(|e| self.log.failed(e))?;
         *hard = new;
         wal.purge(LogIndex(upto.index + 1)).map_err(|e| self.log.failed(e))?;
         let mut recent = self.log.recent.lock();
-        recent.last = recent.last.clone().max(Some(upto));
+        recent.last = recent.last.max(Some(upto));
         Ok(())
     }
 }

@@ -69,11 +69,11 @@ impl ShardMachine {
             EntryPayload::Membership(membership) => {
                 let bytes = encode_membership(Some(&entry.log_id), membership);
                 self.shard.apply_other(term, index, Some(bytes)).map_err(io::Error::other)?;
-                self.membership = StoredMembership::new(Some(entry.log_id.clone()), membership.clone());
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                 Answer::Other
             }
         };
-        self.applied = Some(entry.log_id.clone());
+        self.applied = Some(entry.log_id);
         Ok(answer)
     }
 
@@ -97,7 +97,7 @@ impl RaftStateMachine<Types> for ShardMachine {
     type SnapshotBuilder = AtFlushedIndex;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.applied.clone(), self.membership.clone()))
+        Ok((self.applied, self.membership.clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>

@@ -306,6 +306,9 @@ fn wait(asks: &Receiver<Ask>, stopping: &AtomicBool, pause: Duration) -> Option<
 /// Tells all who asked.
 fn tell(asked: Vec<(Option<TableId>, Done)>, result: &Result<()>) {
     for (_, done) in asked {
-        let _ = done.send(result.as_ref().map(|()| ()).map_err(Error::again));
+        let _ = done.send(match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.again()),
+        });
     }
 }

@@ -54,7 +54,7 @@ fn append(wal: &mut Wal, records: &[Record]) -> storage::Result<storage::wal::Ap
 
 /// Syncs and waits for the answer.
 fn sync(wal: &Wal, upto: storage::wal::Appended) -> Result<Synced, Arc<Error>> {
-    let (answer, answered) = mpsc::channel();
+    let (answer, answered) = mpsc::sync_channel(1);
     wal.sync_then(upto, Box::new(move |result| answer.send(result).unwrap()));
     answered.recv().unwrap()
 }
@@ -484,7 +484,7 @@ impl Model {
         let next = opened.last.map(|(_, index)| index.0 + 1);
         let certain = self.truncating.map_or(self.synced, |from| from.min(self.synced));
         match next {
-            None => assert!(certain as u64 <= self.purged.max(0), "{context}: {certain} synced records are gone"),
+            None => assert!(certain as u64 <= self.purged, "{context}: {certain} synced records are gone"),
             Some(next) => {
                 assert!(first <= self.purged, "{context}: begins at {first}, purged were only those before {}", self.purged);
                 assert!(next >= certain as u64, "{context}: ends before {next}, {certain} were synced");

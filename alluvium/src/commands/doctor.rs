@@ -37,7 +37,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         dir.display()
     );
     let _stopped = DirLock::take(dir)?;
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut visit = Visit { disk, bar: ProgressBar::hidden(), found: Found::default() };
     visit.state_files(dir);
     let logs = logs_in(dir)?;

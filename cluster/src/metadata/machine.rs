@@ -94,7 +94,7 @@ impl MetadataMachine {
     }
 
     fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.applied.clone(), last_membership: self.membership.clone() }
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -123,7 +123,7 @@ impl RaftStateMachine<Types> for MetadataMachine {
     type SnapshotBuilder = SavedState;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.applied.clone(), self.membership.clone()))
+        Ok((self.applied, self.membership.clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
@@ -138,7 +138,7 @@ impl RaftStateMachine<Types> for MetadataMachine {
                 },
                 EntryPayload::Blank => Answer::Other,
                 EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id.clone()), membership.clone());
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                     Answer::Other
                 }
             };

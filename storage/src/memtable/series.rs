@@ -42,7 +42,7 @@ impl SeriesIndex {
         }
         let number = self.slots.len() as u32;
         self.slots.insert_unique(hash, (hash, number), |&(h, _)| h);
-        if number as usize % BLOCK == 0 {
+        if (number as usize).is_multiple_of(BLOCK) {
             blocks.push(Arc::default());
         }
         // Copies at most one block when a reader holds it.

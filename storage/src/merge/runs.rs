@@ -38,8 +38,8 @@ impl Runs {
                 }
             }
         }
-        for row in 1..rows {
-            if differs[row] && columns.iter().any(|c| value(c, row) != value(c, row - 1)) {
+        for (row, differs) in differs.iter().enumerate().skip(1) {
+            if *differs && columns.iter().any(|c| value(c, row) != value(c, row - 1)) {
                 runs.ends.push(row as u32);
             }
         }

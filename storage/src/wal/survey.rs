@@ -96,7 +96,7 @@ mod tests {
     use crate::wal::{NewRecord, Syncer, Wal, WalOptions};
 
     fn written(dir: &Path, records: u64) -> Arc<dyn Disk> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let options = WalOptions {
             disk: disk.clone(),
             syncer: Syncer::inline(),

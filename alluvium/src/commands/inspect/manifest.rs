@@ -14,7 +14,7 @@ const SHOWN: [&str; 8] = ["shard", "database", "table", "rows", "bytes", "min_ti
 
 pub(super) fn run(args: &PathArgs) -> anyhow::Result<()> {
     let dir = if args.path.is_file() { args.path.parent().unwrap_or(Path::new(".")) } else { &args.path };
-    let found = manifest::find(&RealDisk::default(), dir)?;
+    let found = manifest::find(&RealDisk, dir)?;
     anyhow::ensure!(!found.is_empty(), "there is no manifest in {}: name a data directory or a shard's folder", dir.display());
     let mut rows = Vec::new();
     for shard in found {
@@ -71,7 +71,7 @@ pub(super) fn entry_of(path: &Path) -> anyhow::Result<Option<FileMeta>> {
     let full = path.canonicalize().with_context(|| format!("could not open {}", path.display()))?;
     for dir in full.ancestors().skip(1) {
         if dir.join(manifest::FILE).is_file() {
-            let manifest = manifest::Manifest::load(&RealDisk::default(), dir)?.unwrap_or_default();
+            let manifest = manifest::Manifest::load(&RealDisk, dir)?.unwrap_or_default();
             let below = full.strip_prefix(dir)?.to_string_lossy().into_owned();
             return Ok(manifest.files.get(&below).cloned());
         }

@@ -38,7 +38,7 @@ pub(super) fn run(args: &WalArgs) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut damage = Vec::new();
     for log in &logs {
-        let survey = wal::survey(&RealDisk::default(), log)?;
+        let survey = wal::survey(&RealDisk, log)?;
         rows.extend(survey.segments.iter().filter(|s| only.as_ref().is_none_or(|only| only.file_name() == s.path.file_name())).map(row));
         damage.extend(survey.damage);
     }

@@ -128,12 +128,8 @@ fn quoted_line_length(text: &[u8]) -> Option<usize> {
                 }
             }
             (Part::Before, _) => part = Part::Key,
-            (Part::Key, b' ') => {
-                // Several spaces may stand before the fields.
-                if text.get(at + 1) != Some(&b' ') {
-                    part = Part::Fields;
-                }
-            }
+            // Several spaces may stand before the fields.
+            (Part::Key, b' ') if text.get(at + 1) != Some(&b' ') => part = Part::Fields,
             (Part::Fields, b'=') if text.get(at + 1) == Some(&b'"') => {
                 at += 1;
                 part = Part::Text;
