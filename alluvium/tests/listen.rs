@@ -52,7 +52,7 @@ impl Server {
         let cluster = Cluster::start(ClusterOptions {
             node: "test".into(),
             data_dir: dir.path().to_owned(),
-            disk: Arc::new(RealDisk::default()),
+            disk: Arc::new(RealDisk),
             shards: 1,
             clock: clock.clone(),
             seed: 7,

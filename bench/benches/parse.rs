@@ -85,14 +85,14 @@ fn parse(bencher: Bencher<'_, '_>, mut parser: Parser, bodies: &[Vec<u8>], lines
         assert_eq!(parser.parse(body, &options).rows, lines);
     }
     let next = Cell::new(0);
-    let mut body = || {
+    let body = || {
         next.set((next.get() + 1) % bodies.len());
         parser.parse(&bodies[next.get()], &options).rows
     };
     bencher
         .counter(ItemsCount::new(lines))
         .counter(BytesCount::new(bodies.iter().map(Vec::len).sum::<usize>() / bodies.len()))
-        .bench_local(move || body());
+        .bench_local(body);
 }
 
 /// Bodies of 5,000 lines, every series known: the fleet's every day.

@@ -41,7 +41,7 @@ fn main() {
 }
 
 async fn run(dir: &Path, rows: usize, direct: bool, duration: Duration) {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let node = Cluster::start(ClusterOptions {
         node: "bench".to_owned(),
         data_dir: dir.join("node"),

@@ -99,8 +99,7 @@ fn log_on_one_thread(bencher: Bencher<'_, '_>, bytes: usize) {
 #[divan::bench(args = SIZES)]
 fn pwrite_and_fdatasync(bencher: Bencher<'_, '_>, bytes: usize) {
     let dir = folder();
-    let file: File =
-        OpenOptions::new().read(true).write(true).create_new(true).open(dir.path().join("file")).expect("a new file");
+    let file: File = OpenOptions::new().read(true).write(true).create_new(true).open(dir.path().join("file")).expect("a new file");
     let zeros = vec![0; 1024 * 1024];
     for at in (0..SEGMENT).step_by(zeros.len()) {
         file.write_all_at(&zeros, at).expect("zeros");

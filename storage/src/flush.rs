@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn small_days_share_a_late_file_and_the_newest_never_does() {
-        let cases: [(&[(i32, u64)], &[i32]); 5] = [
+        /// Rows by day, and the days that get a file of their own.
+        type Case = (&'static [(i32, u64)], &'static [i32]);
+        let cases: [Case; 5] = [
             (&[(5, 3)], &[5]),
             (&[(4, 1), (5, 3)], &[4, 5]),
             (&[(1, 9), (4, 1), (5, 3)], &[5]),

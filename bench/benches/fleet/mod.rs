@@ -15,14 +15,14 @@ use storage::parquet_file::{Effort, NewFile, ParquetFiles};
 use storage::scan::arrow_schema;
 use tempfile::TempDir;
 
-pub const DEVICES: usize = 10_000;
-pub const ROWS_PER_DEVICE: usize = 50;
+pub(crate) const DEVICES: usize = 10_000;
+pub(crate) const ROWS_PER_DEVICE: usize = 50;
 const BATCH_ROWS: usize = 8 * 1024;
 /// 2026-11-23.
 const DAY: i32 = 20_780;
 const FLOATS: [(&str, f64); 6] = [("latitude", 1e4), ("longitude", 1e4), ("celsius", 1e2), ("speed", 1e2), ("battery", 1e2), ("load", 1e2)];
 
-pub fn table() -> Arc<TableSchema> {
+pub(crate) fn table() -> Arc<TableSchema> {
     let mut table = TableSchema::new(TableId(1), DatabaseId(1), "phone".into());
     let mut add = |name: &str, field| table.add(&NewColumn { name: name.into(), field }, "device_id", 100).expect("a new column");
     _ = ["device_id", "model", "os", "region"].map(|tag| add(tag, None));
@@ -33,13 +33,13 @@ pub fn table() -> Arc<TableSchema> {
 }
 
 /// Ten seconds between a device's rows; `part` follows `part - 1` in time.
-pub struct Fleet {
+pub(crate) struct Fleet {
     pub batches: Vec<RecordBatch>,
     pub part: usize,
 }
 
 impl Fleet {
-    pub fn new(part: usize, rows_per_device: usize) -> Fleet {
+    pub(crate) fn new(part: usize, rows_per_device: usize) -> Fleet {
         let mut random = SmallRng::seed_from_u64(part as u64);
         let schema = arrow_schema(&table());
         let start = i64::from(DAY) * model::Timestamp::DAY + (part * rows_per_device) as i64 * 10_000_000_000;
@@ -75,7 +75,7 @@ impl Fleet {
         Fleet { batches, part }
     }
 
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 }
@@ -108,19 +108,19 @@ impl Rows {
 }
 
 /// A folder on this machine's disk.
-pub struct Place {
+pub(crate) struct Place {
     pub files: Arc<ParquetFiles>,
     _dir: TempDir,
 }
 
 impl Place {
-    pub fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let dir = TempDir::new().expect("a temporary folder");
         let files = ParquetFiles::new(Arc::new(RealDisk), PathBuf::from(dir.path()), ReplicaId(1));
         Place { files, _dir: dir }
     }
 
-    pub fn write(&self, fleet: &Fleet, effort: Effort) -> FileMeta {
+    pub(crate) fn write(&self, fleet: &Fleet, effort: Effort) -> FileMeta {
         let part = fleet.part as u64;
         let (from, to) = (LogIndex(part * 10), LogIndex(part * 10 + 9));
         let new = NewFile { database: "default".into(), table: table(), day: Some(DAY), level: 0, from, to, effort };

@@ -17,23 +17,29 @@ use storage::merge::whole_layout;
 use storage::{Entry, ScanColumn, ScanRequest, Shard, ShardOptions, WritePart};
 use tempfile::TempDir;
 
-pub const DEVICES: usize = 10_000;
+pub(crate) const DEVICES: usize = 10_000;
 /// Rows of one request.
-pub const BATCH_ROWS: usize = 5_000;
+pub(crate) const BATCH_ROWS: usize = 5_000;
 /// 2026-11-23.
 const START: i64 = 20_780 * Timestamp::DAY;
 
-pub fn table() -> Arc<TableSchema> {
+pub(crate) fn table() -> Arc<TableSchema> {
     let mut table = TableSchema::new(TableId(1), DatabaseId(1), "phone".into());
     let mut add = |name: &str, field| table.add(&NewColumn { name: name.into(), field }, "device_id", 100).expect("a new column");
-    ["device_id", "model", "os", "region"].map(|tag| add(tag, None));
-    ["latitude", "longitude", "celsius", "speed", "battery", "load"].map(|name| add(name, Some(ColumnType::F64)));
-    ["steps", "heart_rate", "signal_dbm"].map(|name| add(name, Some(ColumnType::I64)));
+    for tag in ["device_id", "model", "os", "region"] {
+        add(tag, None);
+    }
+    for name in ["latitude", "longitude", "celsius", "speed", "battery", "load"] {
+        add(name, Some(ColumnType::F64));
+    }
+    for name in ["steps", "heart_rate", "signal_dbm"] {
+        add(name, Some(ColumnType::I64));
+    }
     add("charging", Some(ColumnType::Bool));
     Arc::new(table)
 }
 
-pub fn catalog() -> Catalog {
+pub(crate) fn catalog() -> Catalog {
     let table = table();
     let database = DatabaseSchema {
         id: DatabaseId(1),
@@ -46,7 +52,7 @@ pub fn catalog() -> Catalog {
 }
 
 /// `rounds` rows of each device, ten seconds apart, in the order in which devices report, from round `first` on.
-pub fn entries(first: usize, rounds: usize) -> Vec<Entry> {
+pub(crate) fn entries(first: usize, rounds: usize) -> Vec<Entry> {
     let table = table();
     let mut random = SmallRng::seed_from_u64(first as u64);
     let keys: Vec<SeriesKey> = (0..DEVICES)
@@ -95,14 +101,14 @@ pub fn entries(first: usize, rounds: usize) -> Vec<Entry> {
 }
 
 /// A shard and its log's length.
-pub struct Place {
+pub(crate) struct Place {
     pub shard: Shard,
     next: u64,
     _dir: TempDir,
 }
 
 impl Place {
-    pub fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let dir = TempDir::new().expect("a temporary folder");
         let options = ShardOptions {
             disk: Arc::new(RealDisk),
@@ -115,39 +121,39 @@ impl Place {
         Place { shard: Shard::open(options).expect("a new shard"), next: 0, _dir: dir }
     }
 
-    pub fn apply(&mut self, entry: &Entry) {
+    pub(crate) fn apply(&mut self, entry: &Entry) {
         self.shard.apply(Term(1), LogIndex(self.next), entry).expect("an entry of this program");
         self.next += 1;
     }
 
-    pub fn with(entries: &[Entry]) -> Place {
+    pub(crate) fn with(entries: &[Entry]) -> Place {
         let mut place = Place::new();
         entries.iter().for_each(|entry| place.apply(entry));
         place
     }
 
     /// Turns what is in memory into files.
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.apply(&Entry::Seal);
         let edit = self.shard.flush(&catalog()).expect("room for files").expect("a sealed memtable");
         self.apply(&Entry::Manifest(edit));
     }
 
     /// Reads what a request wants and counts its rows.
-    pub fn read(&self, request: &ScanRequest) -> usize {
+    pub(crate) fn read(&self, request: &ScanRequest) -> usize {
         self.shard.view().scan(request).expect("a view").map(|batch| batch.expect("rows").num_rows()).sum()
     }
 }
 
 /// All rows and columns.
-pub fn everything() -> ScanRequest {
+pub(crate) fn everything() -> ScanRequest {
     let table = table();
     let projection = whole_layout(&table);
     ScanRequest { table, projection, times: i64::MIN..=i64::MAX, tags: Vec::new(), batch_rows: 8 * 1024 }
 }
 
 /// One field and time, as most dashboards ask.
-pub fn one_field() -> ScanRequest {
+pub(crate) fn one_field() -> ScanRequest {
     let celsius = table().column("celsius").expect("a field").id;
     ScanRequest { projection: vec![ScanColumn::Time, ScanColumn::Column(celsius)], ..everything() }
 }

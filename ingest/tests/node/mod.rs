@@ -1,5 +1,8 @@
 //! A node in a temporary directory, spoken to over a real socket, and its rows read back without SQL.
 
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
@@ -16,9 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The node's clock says this, until a test moves it.
-pub const NOW: i64 = 1_700_000_000_000_000_000;
+pub(crate) const NOW: i64 = 1_700_000_000_000_000_000;
 
-pub struct Node {
+pub(crate) struct Node {
     pub ingest: Arc<Ingest>,
     pub cluster: Arc<Cluster>,
     pub clock: Arc<AtomicI64>,
@@ -26,19 +29,19 @@ pub struct Node {
     _dir: TempDir,
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
     /// The body without `errorId`, which is another one each time.
-    pub fn error(&self) -> Value {
+    pub(crate) fn error(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.head);
         let mut body = self.json();
         let id = body.as_object_mut().expect("an object").remove("errorId").expect("an errorId");
@@ -46,21 +49,21 @@ impl Answer {
         body
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().filter_map(|line| line.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
 impl Node {
-    pub async fn start() -> Node {
+    pub(crate) async fn start() -> Node {
         Node::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut IngestOptions)) -> Node {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut IngestOptions)) -> Node {
         let dir = TempDir::new().expect("a temporary directory");
         let time = Arc::new(AtomicI64::new(NOW));
         let clock: Clock = {
@@ -70,7 +73,7 @@ impl Node {
         let cluster = Cluster::start(ClusterOptions {
             node: "test".into(),
             data_dir: dir.path().to_owned(),
-            disk: Arc::new(RealDisk::default()),
+            disk: Arc::new(RealDisk),
             shards: 2,
             clock: clock.clone(),
             seed: 7,
@@ -92,7 +95,7 @@ impl Node {
     }
 
     /// Sends a request with these header lines and body.
-    pub async fn send(&self, line: &str, headers: &[&str], body: &[u8]) -> Answer {
+    pub(crate) async fn send(&self, line: &str, headers: &[&str], body: &[u8]) -> Answer {
         let mut request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for header in headers {
             request.push_str(header);
@@ -108,7 +111,7 @@ impl Node {
     }
 
     /// Sends bytes as they are and reads the answer to its end.
-    pub async fn exchange(&self, bytes: &[u8]) -> Answer {
+    pub(crate) async fn exchange(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(&self.address).await.expect("a connection");
         stream.write_all(bytes).await.expect("the server reads the whole request");
         let mut answer = Vec::new();
@@ -119,18 +122,18 @@ impl Node {
         Answer { status, head, body: answer[end + 4..].to_vec() }
     }
 
-    pub async fn write(&self, line: &str, body: &str) -> Answer {
+    pub(crate) async fn write(&self, line: &str, body: &str) -> Answer {
         self.send(&format!("POST {line}"), &[], body.as_bytes()).await
     }
 
     /// Writes what must be taken.
-    pub async fn stored(&self, line: &str, body: &str) {
+    pub(crate) async fn stored(&self, line: &str, body: &str) {
         let answer = self.write(line, body).await;
         assert_eq!((answer.status, answer.text().as_str()), (204, ""), "{line}: {body}");
     }
 
     /// A table's rows as text, one line each, in order; empty where there is no such table.
-    pub async fn rows(&self, database: &str, table: &str) -> Vec<String> {
+    pub(crate) async fn rows(&self, database: &str, table: &str) -> Vec<String> {
         let catalog = self.cluster.catalog();
         let Some(table) = catalog.database(database).and_then(|d| d.tables.get(table)) else { return Vec::new() };
         let schema = arrow_schema(table);

@@ -141,7 +141,9 @@ mod tests {
     fn a_tag_is_kept_where_its_value_may_stand() {
         let filter =
             |values: &[Option<&str>]| TagFilter { column: ColumnId(0), values: values.iter().map(|v| v.map(str::to_owned)).collect() };
-        let cases: [(&[Option<&str>], Option<&str>, Option<&str>, bool, bool); 7] = [
+        /// Wanted values, smallest, largest, whether rows lack the tag, whether to keep.
+        type Case = (&'static [Option<&'static str>], Option<&'static str>, Option<&'static str>, bool, bool);
+        let cases: [Case; 7] = [
             (&[Some("b")], Some("a"), Some("c"), false, true),
             (&[Some("a"), Some("z")], Some("b"), Some("c"), false, false),
             (&[Some("c")], Some("a"), Some("c"), true, true),

@@ -70,7 +70,7 @@ fn the_manifest_entry_tells_what_is_in_the_file() {
     assert_eq!(meta.min_key, key_of(&rows.first_key_value().unwrap().0.0));
     assert_eq!(meta.max_key, key_of(&rows.last_key_value().unwrap().0.0));
     assert!(meta.path.starts_with("parquet/default/phone%2F%CE%B1/day=2026-11-23/0-0-9-"), "{}", meta.path);
-    assert_eq!(files.list().unwrap(), [meta.path.clone()]);
+    assert_eq!(files.list().unwrap(), std::slice::from_ref(&meta.path));
     assert_eq!(files.verify(&meta).map_err(|e| e.to_string()), Ok(()));
 }
 
