@@ -6,10 +6,10 @@ use crate::node::Node;
 use query::{Error, RunOptions};
 
 /// Counts a trillion rows if nobody stops it.
-const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value + b.value < 0";
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value < 0";
 
 async fn running(node: &Node) -> String {
-    node.ask("SELECT query_id FROM system.queries WHERE state = 'running' AND sql LIKE '%generate_series(1, 1000000)%' AND sql NOT LIKE '%system.queries%'").await
+    node.ask("SELECT query_id FROM system.queries WHERE state = 'running' AND sql LIKE '%generate_series(1, 1000000000000)%' AND sql NOT LIKE '%system.queries%'").await
 }
 
 async fn until(node: &Node, wanted: impl Fn(&str) -> bool) -> String {
