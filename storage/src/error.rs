@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use model::ErrorKind;
+use model::{ErrorKind, ShardId};
 use thiserror::Error;
 
 /// An error of this crate; [`kind`](Error::kind) tells what can be done about it.
@@ -87,6 +87,40 @@ pub enum Error {
         /// The highest version that a row was written with.
         newest: u32,
     },
+    /// This replica lacks files that its manifest names.
+    #[error("shard {shard} is {edits} edits behind: it neither flushes nor compacts before it has the files that they name")]
+    Behind {
+        /// The shard.
+        shard: ShardId,
+        /// Edits that are not in effect.
+        edits: u64,
+    },
+    /// A snapshot names files that were not received.
+    #[error("shard {shard} lacks {files} files of a snapshot, the first is {first}: receive them first")]
+    MissingFiles {
+        /// The shard.
+        shard: ShardId,
+        /// How many.
+        files: usize,
+        /// Path of the first below the shard's folder.
+        first: String,
+    },
+    /// A file is asked for that is not named, or not any more.
+    #[error("shard {shard} has no file {path}, or not any more: ask for its files again")]
+    NoSuchFile {
+        /// The shard.
+        shard: ShardId,
+        /// Its path below the shard's folder.
+        path: String,
+    },
+    /// Bytes that came from elsewhere are not what they should be; nothing was changed.
+    #[error("{what} does not fit: {why}")]
+    Unfit {
+        /// What came.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The shard was closed or has stopped after an earlier error.
     #[error("{what} has stopped: {why}")]
     Stopped {
@@ -101,7 +135,12 @@ impl Error {
     /// What the one who gets it can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::DiskFull { .. } | Error::StaleSchema { .. } => ErrorKind::TryAgain,
+            Error::DiskFull { .. }
+            | Error::StaleSchema { .. }
+            | Error::Behind { .. }
+            | Error::MissingFiles { .. }
+            | Error::NoSuchFile { .. }
+            | Error::Unfit { .. } => ErrorKind::TryAgain,
             _ => ErrorKind::Broken,
         }
     }

@@ -12,6 +12,7 @@
 //! | `memtable` | applied points that are not yet in a file |
 //! | `last_rows` | the newest row of each series in the files, kept at hand |
 //! | [`flush`], [`parquet_file`], [`manifest`], [`compaction`] | memtable to file, one file, which files are live, files to fewer files |
+//! | [`snapshot`] | the state at the flushed index, for a replica that lacks it; the files travel apart |
 //! | [`scan`], [`merge`] | a consistent view of memtable and files as sorted, merged record batches |
 //! | [`retries`] | what was answered to which request |
 
@@ -20,6 +21,7 @@ pub mod disk;
 pub mod entry;
 pub mod error;
 pub mod flush;
+mod frame;
 mod last_rows;
 pub mod manifest;
 mod memtable;
@@ -28,12 +30,14 @@ pub mod parquet_file;
 pub mod retries;
 pub mod scan;
 pub mod shard;
+pub mod snapshot;
 pub mod wal;
 
 pub use entry::{Entry, Outcome, WritePart};
 pub use error::Error;
 pub use scan::{ScanColumn, ScanRequest, TagFilter, View};
-pub use shard::{Shard, ShardOptions};
+pub use shard::{Adopted, FileReceiver, SentFile, Shard, ShardOptions, ShardStats};
+pub use snapshot::Snapshot;
 
 /// What storage's functions give.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -6,7 +6,7 @@
 //! lacks rows. A damaged manifest is named and refused; the shard is restored from a replica or a backup.
 //!
 //! ```text
-//! MANIFEST = | "ALLUMANI" | format u32 | 0 u32 | body length u64 | xxh3-64 of everything else u64 | body |   little-endian
+//! MANIFEST = | "ALLUMANI" | format u32 | 0 u32 | body length u64 | xxh3-64 of everything else u64 | body |   [`crate::frame`]
 //! body     = the Manifest as JSON, readable by people in an emergency: tail -c +33 MANIFEST
 //! ```
 
@@ -15,19 +15,16 @@ use std::path::{Path, PathBuf};
 
 use model::{DatabaseId, LogIndex, ReplicaId, TableId, Term, Timestamp};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::disk::Disk;
+use crate::frame::{self, HEADER_BYTES};
 use crate::{Error, Result};
 
 /// The file's name in its shard's folder.
 pub const FILE: &str = "MANIFEST";
 /// Its name until it is whole and durable; one left over by a crash means nothing.
 pub const NEW_FILE: &str = "MANIFEST.new";
-/// Format that this program writes, and the newest that it reads.
-const FORMAT: u32 = 1;
-const MAGIC: &[u8; 8] = b"ALLUMANI";
-const HEADER_BYTES: usize = 32;
+const KIND: frame::Kind = frame::Kind { magic: b"ALLUMANI", format: 1, name: "a manifest" };
 
 /// One live Parquet file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,8 +87,8 @@ impl FileMeta {
         }
     }
 
-    /// Whether its path stays below the shard's folder: a file named by a peer is written there.
-    fn is_inside(&self) -> bool {
+    /// Whether its path stays below the shard's folder: a file that came from elsewhere is written there.
+    pub(crate) fn is_inside(&self) -> bool {
         let mut parts = self.path.split('/');
         parts.next() == Some(crate::parquet_file::names::FOLDER)
             && self.path.ends_with(".parquet")
@@ -146,9 +143,14 @@ pub struct Manifest {
     /// Files that retention or DROP TABLE took out: not read any more, kept on disk for a day by [`crate::parquet_file::Leaving`].
     #[serde(default)]
     pub dropped_files: BTreeSet<String>,
-    /// Retention cutoffs by database, as of the flushed index.
+    /// The last log entry whose effect on files, cutoffs and drops is in here: it may lie behind the flushed index, and the
+    /// log that is replayed from there changes nothing of them up to it. `None`: an older program saved it, whose replay
+    /// relied on edits that have no effect the second time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<LogIndex>,
+    /// Retention cutoffs by database.
     pub cutoffs: BTreeMap<u32, i64>,
-    /// Tables dropped, with the log index of the drop, as of the flushed index.
+    /// Tables dropped, with the log index of the drop.
     pub dropped: BTreeMap<u32, u64>,
     /// openraft's membership as of the flushed index, opaque here.
     #[serde(with = "hex")]
@@ -245,44 +247,20 @@ impl Manifest {
 
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let body = serde_json::to_vec(self).expect("a manifest is plain data");
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&0u32.to_le_bytes());
-        bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-        let sum = checksum(&bytes, &body);
-        bytes.extend_from_slice(&sum.to_le_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
+        frame::encode(KIND, &serde_json::to_vec(self).expect("a manifest is plain data"))
     }
 
     /// Reads the file's bytes; `path` is for the error.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Manifest> {
-        let corrupt = |at: usize, what: &str| Error::Corrupt { path: path.to_owned(), at: at as u64, what: what.to_owned() };
-        if bytes.len() < HEADER_BYTES {
-            return Err(corrupt(bytes.len(), "the header is cut short"));
-        }
-        let (head, body) = bytes.split_at(HEADER_BYTES);
-        if &head[..8] != MAGIC {
-            return Err(corrupt(0, "this is not a manifest"));
-        }
-        let length = u64::from_le_bytes(head[16..24].try_into().expect("eight bytes"));
-        if length != body.len() as u64 {
-            return Err(corrupt(16, &format!("the body has {} bytes and should have {length}", body.len())));
-        }
-        if checksum(&head[..24], body).to_le_bytes() != head[24..] {
-            return Err(corrupt(24, "the checksum does not match"));
-        }
-        // The frame is the same in every format, so a whole file of a newer one is told from a damaged one.
-        let format = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
-        if format != FORMAT {
-            return Err(Error::NewerFormat { path: path.to_owned(), found: format, known: FORMAT });
-        }
-        let manifest: Manifest =
-            serde_json::from_slice(body).map_err(|e| corrupt(HEADER_BYTES, &format!("the body does not parse: {e}")))?;
+        Manifest::parse(path, frame::decode(KIND, path, bytes)?)
+    }
+
+    /// Reads the JSON behind a frame; `path` is for the error.
+    pub(crate) fn parse(path: &Path, body: &[u8]) -> Result<Manifest> {
+        let corrupt = |what: String| Error::Corrupt { path: path.to_owned(), at: HEADER_BYTES as u64, what };
+        let manifest: Manifest = serde_json::from_slice(body).map_err(|e| corrupt(format!("the body does not parse: {e}")))?;
         if let Some((path, file)) = manifest.files.iter().find(|(path, file)| **path != file.path || !file.is_inside()) {
-            return Err(corrupt(HEADER_BYTES, &format!("the file {path} is listed as {}", file.path)));
+            return Err(corrupt(format!("the file {path} is listed as {}", file.path)));
         }
         Ok(manifest)
     }
@@ -298,13 +276,6 @@ fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
     // A failed sync says nothing about what is on disk, but nothing names this file yet: it is removed and written anew.
     file.sync().map_err(|e| Error::io("sync", path, e))
-}
-
-fn checksum(head: &[u8], body: &[u8]) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(head);
-    hash.update(body);
-    hash.digest()
 }
 
 /// A manifest found under a data directory.
@@ -495,11 +466,17 @@ pub(crate) mod tests {
     #[test]
     fn a_newer_format_is_refused_by_both_numbers() {
         let mut bytes = Manifest::default().encode();
-        bytes[8] = 2;
-        let sum = checksum(&bytes[..24], &bytes[HEADER_BYTES..]);
-        bytes[24..32].copy_from_slice(&sum.to_le_bytes());
+        frame::set_format(&mut bytes, 2);
         let error = Manifest::decode(Path::new("MANIFEST"), &bytes).unwrap_err();
         assert!(matches!(error, Error::NewerFormat { found: 2, known: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_that_an_older_program_saved_is_read() {
+        let (manifest, ..) = with_two_files();
+        let kept = include_bytes!("../tests/fixtures/manifest-1-without-as-of");
+        assert_eq!(Manifest::decode(Path::new(FILE), kept).unwrap(), manifest);
+        assert_eq!(manifest.encode(), kept, "what it did not know is not written where there is none");
     }
 
     #[test]

@@ -40,6 +40,19 @@ impl Leaving {
         self.dropped_before.push(path);
     }
 
+    /// The file, if it waits.
+    pub fn find(&self, path: &str) -> Option<Arc<FileMeta>> {
+        let dropped = self.dropped.iter().map(|(file, _)| file);
+        self.compacted.iter().chain(dropped).find(|file| file.path == path).cloned()
+    }
+
+    /// The path is in use again.
+    pub fn forget(&mut self, path: &str) {
+        self.compacted.retain(|file| file.path != path);
+        self.dropped.retain(|(file, _)| file.path != path);
+        self.dropped_before.retain(|before| before != path);
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.compacted.is_empty() && self.dropped.is_empty() && self.dropped_before.is_empty()

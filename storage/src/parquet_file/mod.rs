@@ -88,7 +88,10 @@ struct OpenFiles {
 impl ParquetFiles {
     /// The files below a shard's folder.
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, replica: ReplicaId) -> Arc<ParquetFiles> {
-        Arc::new(ParquetFiles { disk, dir, replica, next: AtomicU64::new(0), open: Mutex::default() })
+        // Not the numbers of an earlier process, whose files may be known under their names elsewhere. Without chance they
+        // are still names that are free here.
+        let first = disk.nonce().unwrap_or_default() & u64::from(u32::MAX);
+        Arc::new(ParquetFiles { disk, dir, replica, next: AtomicU64::new(first), open: Mutex::default() })
     }
 
     /// The shard's folder.
@@ -120,6 +123,33 @@ impl ParquetFiles {
         let file = Arc::new(ParquetFile::open(&*self.disk, self.dir.join(&meta.path), meta)?);
         self.open.lock().insert(meta.path.clone(), file.clone());
         Ok(file)
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Checks length and tail of a file that may be the one that is meant.
+    pub(crate) fn check_tail(&self, meta: &FileMeta) -> Result<()> {
+        ParquetFile::open(self.disk(), self.dir.join(&meta.path), meta).map(drop)
+    }
+
+    /// Reads back what is to become this file and lies at `path`, and compares every byte.
+    pub(crate) fn verify_at(&self, path: &Path, meta: &FileMeta) -> Result<()> {
+        ParquetFile::open(self.disk(), path.to_owned(), meta)?.verify(meta)
+    }
+
+    /// Gives a verified file its name, durably. An open one by this name is opened anew.
+    pub(crate) fn rename_into_place(&self, from: &Path, meta: &FileMeta) -> Result<()> {
+        let path = self.dir.join(&meta.path);
+        let folder = path.parent().expect("a file lies in a folder");
+        self.disk.create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        // A name that a crash may forget is not renamed: the new one might be forgotten with it.
+        let before = from.parent().expect("a file lies in a folder");
+        self.disk.sync_dir(before).map_err(|e| Error::io("sync", before, e))?;
+        self.disk.rename(from, &path).map_err(|e| Error::io("rename", from, e))?;
+        self.open.lock().forget(&meta.path);
+        self.sync_folders([meta])
     }
 
     /// Reads a file back and compares every byte with what the manifest says of it.

@@ -5,11 +5,16 @@
 //! the manifest after an edit. The state on disk is that of the flushed index (DESIGN rule 5): its owner replays the
 //! log from there, and replaying an entry whose effect is on disk already changes nothing.
 //!
-//! It does not know who may write, how entries were agreed on, or what becomes of an outcome.
+//! A replica may lack a file that an edit names. The outcome is the same as everywhere, the rows stay where they are, and
+//! it is *behind* until the files were [received](Shard::receive_file) and [adopted](Shard::adopt): it serves and applies as
+//! before, and neither flushes nor compacts.
+//!
+//! It does not know who may write, how entries were agreed on, where files come from, or what becomes of an outcome.
 //!
 //! Locks, in this order: `flushing` or `compacting` (one upkeep of a kind at a time), `saving` (one manifest at a time),
-//! `state` (never held over anything that waits for the disk).
+//! `names` (a file gets its name or loses it), `state` (never held over anything that waits for the disk).
 
+mod files;
 mod state;
 
 use std::collections::HashMap;
@@ -20,6 +25,7 @@ use std::sync::Arc;
 use model::{Catalog, LogIndex, ReplicaId, ShardId, TableId, TableSchema, Term, Timestamp};
 use parking_lot::Mutex;
 
+pub use self::files::{FileReceiver, SentFile};
 use self::state::{Sealed, State};
 use crate::compaction::{self, Eagerness};
 use crate::disk::Disk;
@@ -30,6 +36,7 @@ use crate::manifest::{FileMeta, Manifest, ManifestEdit};
 use crate::merge::{merge, whole_layout};
 use crate::parquet_file::ParquetFiles;
 use crate::scan::{Rows, ScanRequest, View};
+use crate::snapshot::Snapshot;
 use crate::{Error, Result};
 
 /// Rows per batch that flush and compaction work with.
@@ -71,6 +78,17 @@ pub struct ShardStats {
     pub file_bytes: u64,
     /// Their rows.
     pub file_rows: u64,
+    /// Edits that are not in effect here because files are missing; 0: this replica is not behind.
+    pub behind: u64,
+}
+
+/// What became of [`Shard::adopt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// All files that the manifest names are here and in effect.
+    Whole,
+    /// Still behind: these files are missing, which entries after the snapshot brought.
+    Lacks(Vec<FileMeta>),
 }
 
 /// One replica of one shard.
@@ -82,7 +100,8 @@ pub struct Shard {
     flushing: Mutex<()>,
     compacting: Mutex<()>,
     saving: Mutex<()>,
-    state: Mutex<State>,
+    names: Arc<Mutex<()>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl fmt::Debug for Shard {
@@ -98,6 +117,7 @@ impl Shard {
         let (disk, dir) = (&options.disk, &options.dir);
         disk.create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let manifest = Manifest::load(&**disk, dir)?.unwrap_or_default();
+        files::remove_half_received(&**disk, dir)?;
         let parquet = ParquetFiles::new(disk.clone(), dir.clone(), options.replica);
         let found = parquet.list()?;
         let orphans = manifest.orphans(found.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
@@ -112,7 +132,8 @@ impl Shard {
             flushing: Mutex::default(),
             compacting: Mutex::default(),
             saving: Mutex::default(),
-            state: Mutex::new(state),
+            names: Arc::default(),
+            state: Arc::new(Mutex::new(state)),
             options,
         })
     }
@@ -121,7 +142,7 @@ impl Shard {
     /// replay starts after it.
     pub fn flushed(&self) -> (Option<(Term, LogIndex)>, Vec<u8>) {
         let state = self.state.lock();
-        (state.manifest().flushed, state.manifest().membership.clone())
+        (state.held().flushed, state.held().membership.clone())
     }
 
     /// Applies a committed entry; one outcome per write part, or one for any other entry.
@@ -130,11 +151,14 @@ impl Shard {
             Entry::Write(parts) => return Ok(self.state.lock().write(index, parts)),
             Entry::Seal => self.state.lock().seal(term, index),
             Entry::Manifest(edit) => {
-                // Rule 4: without its files an edit has no effect here, the rows stay where they are.
-                let missing = self.missing(edit);
-                let outcome = self.state.lock().edit(index, edit, missing.is_none());
-                if let Some(path) = missing.filter(|_| outcome == Outcome::Ignored) {
-                    tracing::warn!(shard = %self.options.shard, %index, path, "a manifest edit names a file that is not here, or not any more");
+                self.recognize(edit.files());
+                let (outcome, before, behind) = {
+                    let mut state = self.state.lock();
+                    let before = state.edits_behind();
+                    (state.edit(index, edit), before, state.edits_behind())
+                };
+                if before == 0 && behind > 0 {
+                    tracing::warn!(shard = %self.options.shard, %index, "an edit names files that are not here: the rows stay where they are until it has them");
                 }
                 self.save_soon();
                 outcome
@@ -163,14 +187,15 @@ impl Shard {
     }
 
     /// Writes the oldest sealed memtable to files, verifies and syncs them, and gives the edit to propose. `None`: nothing
-    /// is sealed. The catalog must know every table that was written to; rows of tables that it has forgotten leave.
+    /// is sealed. Refused while this replica is behind. The catalog must know every table that was written to; rows of tables that it has forgotten leave.
     pub fn flush(&self, catalog: &Catalog) -> Result<Option<ManifestEdit>> {
         let _one_at_a_time = self.flushing.lock();
-        self.upkeep()?;
+        self.tidy()?;
+        self.refuse_if_behind()?;
         let (start, sealed, view) = {
             let state = self.state.lock();
             let Some(sealed) = state.oldest_sealed() else { return Ok(None) };
-            (state.manifest().flushed.map(|(_, index)| index), sealed, self.capture(&state))
+            (state.held().flushed.map(|(_, index)| index), sealed, self.capture(&state))
         };
         let tables = sealed.tables.iter().filter_map(|(&id, rows)| {
             let Some((database, schema)) = catalog.table(id) else {
@@ -192,14 +217,18 @@ impl Shard {
         let (term, end) = sealed.end;
         let files = flush::flush(&self.parquet, sealed.start, end, tables)?;
         let last_rows = self.last_rows_after(&view, &sealed, catalog)?;
-        self.state.lock().expect_flush(end, last_rows, self.options.last_rows_bytes);
+        let mut state = self.state.lock();
+        state.made(&files);
+        state.expect_flush(end, last_rows, self.options.last_rows_bytes);
         Ok(Some(ManifestEdit::Flush { start, end, term, files, replica: self.options.replica }))
     }
 
     /// Runs the next compaction that pays (`full`: until each row stands once, then `None`), and gives the edit to propose.
+    /// Refused while this replica is behind.
     pub fn compact(&self, catalog: &Catalog, table: Option<TableId>, full: bool) -> Result<Option<ManifestEdit>> {
         let _one_at_a_time = self.compacting.lock();
-        self.upkeep()?;
+        self.tidy()?;
+        self.refuse_if_behind()?;
         self.recall(catalog);
         // The view keeps the inputs on disk until their rows are in the output.
         let view = self.view();
@@ -209,7 +238,76 @@ impl Shard {
         let Some(plan) = compaction::plan(files, &view.cutoffs, table, eagerness) else { return Ok(None) };
         let (database, schema) = catalog.table(plan.table).expect("only files of known tables were offered");
         let cutoff = Timestamp(view.cutoffs.get(&database.id.0).copied().unwrap_or(i64::MIN));
-        compaction::compact(&self.parquet, &plan, database.name.clone(), schema, cutoff).map(Some)
+        let edit = compaction::compact(&self.parquet, &plan, database.name.clone(), schema, cutoff)?;
+        self.state.lock().made(edit.files());
+        Ok(Some(edit))
+    }
+
+    /// The state at the flushed index, for a replica that lacks it. While this replica is behind, it is the newest one whose
+    /// files are all here.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let (manifest, pins) = self.state.lock().snapshot();
+        Snapshot::new(manifest, pins)
+    }
+
+    /// Heals a replica that is behind, from a snapshot of another one and its files, which were received before.
+    ///
+    /// The snapshot says which files to receive; what became of them since, this replica's log has told it, so it is the
+    /// manifest as of its own last entry that takes effect: the sealed memtables up to its flushed index, which is the
+    /// snapshot's or a later one, are dropped, and nothing else changes. Does nothing unless it is behind.
+    pub fn adopt(&self, snapshot: Snapshot) -> Result<Adopted> {
+        self.recognize(snapshot.files());
+        let lacks = {
+            let state = self.state.lock();
+            let (applied, flushed) = (state.figures().applied, state.held().flushed);
+            let reaches = snapshot.flushed().map(|(_, index)| index);
+            if reaches > applied {
+                return Err(misfit(format!("it reaches entry {reaches:?}, and {applied:?} is applied: install it")));
+            }
+            if snapshot.flushed() < flushed {
+                return Err(misfit(format!("it reaches entry {reaches:?}, and {flushed:?} is flushed: ask for a newer one")));
+            }
+            state.lacks()
+        };
+        // Files that later entries brought may be on the disk since before this process began.
+        self.recognize(&lacks);
+        {
+            let mut state = self.state.lock();
+            let lacks = state.lacks();
+            if !lacks.is_empty() {
+                return Ok(Adopted::Lacks(lacks));
+            }
+            state.catch_up();
+        }
+        self.save_soon();
+        Ok(Adopted::Whole)
+    }
+
+    /// Makes all state the snapshot's, durably: memtables are dropped, and its flushed index is the last entry applied. Its
+    /// files were received before. A crash leaves the old state or the new one. No entry may be applied meanwhile.
+    pub fn install(&self, snapshot: Snapshot) -> Result<()> {
+        self.recognize(snapshot.files());
+        let _one_at_a_time = self.saving.lock();
+        let (mut manifest, retries, _pins) = {
+            let state = self.state.lock();
+            let (applied, reaches) = (state.figures().applied, snapshot.flushed().map(|(_, index)| index));
+            if reaches < applied {
+                return Err(misfit(format!("it reaches entry {reaches:?}, and {applied:?} is applied: adopt it")));
+            }
+            let missing = state.missing(snapshot.files());
+            if let Some(first) = missing.first() {
+                return Err(Error::MissingFiles { shard: self.options.shard, files: missing.len(), first: first.path.clone() });
+            }
+            let pins: Vec<_> = snapshot.files().iter().filter_map(|file| state.pin(&file.path)).collect();
+            let (manifest, retries) = snapshot.into_parts();
+            (state.before_install(manifest), retries, pins)
+        };
+        if let Err(error) = manifest.save(&*self.options.disk, &self.options.dir) {
+            self.state.lock().save_again();
+            return Err(error);
+        }
+        self.state.lock().install(manifest, retries);
+        Ok(())
     }
 
     /// Memtable and files as of the last applied entry.
@@ -219,7 +317,7 @@ impl Shard {
 
     /// All live files.
     pub fn files(&self) -> Vec<FileMeta> {
-        self.state.lock().manifest().files.values().cloned().collect()
+        self.state.lock().files()
     }
 
     /// The first log index that must be kept: everything before it is in files that the manifest on disk names.
@@ -236,15 +334,11 @@ impl Shard {
         state.capture(self.parquet.clone())
     }
 
-    /// A file that an edit brings and that is not here.
-    fn missing<'a>(&self, edit: &'a ManifestEdit) -> Option<&'a str> {
-        let here = |file: &&FileMeta| self.options.disk.open(&self.options.dir.join(&file.path)).is_ok();
-        edit.files().iter().find(|file| !here(file)).map(|file| file.path.as_str())
-    }
-
-    /// Saves what is not saved yet and removes files that nothing needs any more.
-    fn upkeep(&self) -> Result<()> {
+    /// Saves what is not saved yet and removes files that nothing needs any more. `flush` and `compact` begin with it; a
+    /// replica that does neither calls it now and then.
+    pub fn tidy(&self) -> Result<()> {
         self.save()?;
+        let _names = self.names.lock();
         let free = self.state.lock().sweep();
         if !free.is_empty() {
             tracing::debug!(shard = %self.options.shard, files = free.len(), "files removed that nothing names any more");
@@ -253,7 +347,14 @@ impl Shard {
         Ok(())
     }
 
-    /// Saves the manifest; a failure is told by the next upkeep, which tries again. Until then the log is kept.
+    fn refuse_if_behind(&self) -> Result<()> {
+        match self.state.lock().edits_behind() {
+            0 => Ok(()),
+            edits => Err(Error::Behind { shard: self.options.shard, edits }),
+        }
+    }
+
+    /// Saves the manifest; a failure is told by the next `tidy`, which tries again. Until then the log is kept.
     fn save_soon(&self) {
         if let Err(error) = self.save() {
             tracing::warn!(shard = %self.options.shard, %error, "the manifest could not be saved; the log is kept until it is");
@@ -315,6 +416,10 @@ impl Shard {
         }
         Ok(after)
     }
+}
+
+fn misfit(why: String) -> Error {
+    Error::Unfit { what: "a snapshot".to_owned(), why }
 }
 
 /// Asks for all rows of a table, with all columns.

@@ -1,0 +1,6 @@
+//! Several replicas of one shard that apply the same log, while files travel between them or do not.
+
+mod adopt;
+mod random;
+mod receive;
+mod support;
