@@ -118,8 +118,7 @@ fn drops_and_cutoffs_take_effect_on_a_replica_that_is_behind() {
     both.iter().for_each(|shard| drop(apply(shard, 2, &Entry::Manifest(first.clone()))));
     let second = flushed(&both, 3, &write(2, 1, &rows("d2", 0..50, 1)));
     let cutoff = Timestamp(START + 40 * HOUR);
-    let rest =
-        [Entry::Manifest(second), Entry::Retention { database: DATABASE, cutoff }, write(3, 1, &rows("d3", 30..45, 1))];
+    let rest = [Entry::Manifest(second), Entry::Retention { database: DATABASE, cutoff }, write(3, 1, &rows("d3", 30..45, 1))];
     for shard in both {
         rest.iter().zip(5..).for_each(|(entry, index)| drop(apply(shard, index, entry)));
     }

@@ -413,6 +413,6 @@ fn replicas_agree_whatever_files_they_miss() {
     }
     println!("{sum:?}");
     assert!(failed.is_empty(), "these seeds failed: {failed:?}");
-    let met = |count: u64| all.len() == 1 || count > all.len() as u64 / 3;
+    let met = |count: u64| all.len() == 1 || count > all.len() as u64 / 6;
     assert!(met(sum.behind) && met(sum.adopted) && met(sum.installed) && met(sum.compacted), "{sum:?}");
 }
