@@ -1,4 +1,4 @@
-//! The write-ahead log of one shard (or of the metadata group): raft's log on mapped segments.
+//! The write-ahead log of one shard (or of the metadata group): raft's log on recycled segments.
 //!
 //! A record is safe on this disk once a sync of it returned; when a caller may be told so is cluster's business. Records
 //! are numbered without gaps. The log may lose its unsynced tail in a crash (cut on open), its tail to a newer leader
