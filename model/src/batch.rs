@@ -196,12 +196,17 @@ pub enum Values {
 impl Values {
     /// No values of this type yet.
     pub fn new(kind: ColumnType) -> Values {
+        Values::with_room(kind, 0)
+    }
+
+    /// No values of this type yet, and room for `rows`.
+    pub fn with_room(kind: ColumnType, rows: usize) -> Values {
         match kind {
-            ColumnType::F64 => Values::F64(Vec::new()),
-            ColumnType::I64 => Values::I64(Vec::new()),
-            ColumnType::U64 => Values::U64(Vec::new()),
-            ColumnType::Bool => Values::Bool(Bitmap::default()),
-            ColumnType::Str => Values::Str(Strings::default()),
+            ColumnType::F64 => Values::F64(Vec::with_capacity(rows)),
+            ColumnType::I64 => Values::I64(Vec::with_capacity(rows)),
+            ColumnType::U64 => Values::U64(Vec::with_capacity(rows)),
+            ColumnType::Bool => Values::Bool(Bitmap { words: Vec::with_capacity(rows.div_ceil(64)), len: 0 }),
+            ColumnType::Str => Values::Str(Strings { bytes: Vec::new(), ends: Vec::with_capacity(rows) }),
         }
     }
 

@@ -28,13 +28,15 @@ use crate::{Error, Result};
 /// Records up to this size are put together first and stored at once.
 const SMALL_PAYLOAD: usize = 16 * 1024;
 /// Larger ones are summed and stored in pieces that stay in the cache between the two.
-const PIECE: usize = 32 * 1024;
+const PIECE: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) syncer: Syncer,
+    /// Which of the syncer's threads syncs it.
+    pub(super) lane: usize,
     pub(super) identity: u128,
     pub(super) first_segment_bytes: u64,
     pub(super) max_segment_bytes: u64,

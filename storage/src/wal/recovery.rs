@@ -106,6 +106,7 @@ pub(super) fn recover(options: WalOptions) -> Result<Recovered> {
         durable_end: AtomicU64::new(tail.next.map_or(0, |next| next.0)),
         disk,
         dir,
+        lane: syncer.lane(),
         syncer,
         identity,
         first_segment_bytes,
