@@ -1,6 +1,6 @@
 //! Raft's log kept in `storage::wal`.
 //!
-//! `append` runs on the group's single raft task: it copies into the mapped log and returns; openraft hears that the
+//! `append` runs on the group's single raft task: it copies into the log's files and returns; openraft hears that the
 //! entries are durable from the disk's sync thread, never before. A vote is synced before it is answered. The newest
 //! entries stay at hand as they were proposed, so that applying them neither reads the disk nor decodes.
 //!

@@ -47,6 +47,7 @@ impl Database {
                 schema: self.schema.as_ref(),
                 cutoff: self.cutoff,
                 limits: self.limits,
+                map: None,
             },
         )
     }

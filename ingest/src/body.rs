@@ -34,8 +34,9 @@ impl Encoding {
     }
 }
 
-/// Room that is made at once for a body that announces its size; more is made as bytes come.
-const FIRST_ROOM_BYTES: usize = 1 << 20;
+/// Room that is made at once for a body that announces its size; more is made as bytes come. Until they come it is a promise
+/// of the system and takes no memory.
+const FIRST_ROOM_BYTES: usize = 4 << 20;
 /// Inflated bytes after which other tasks of the thread get their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
 /// Compressed bytes that are inflated at a time: at gzip's utmost ratio they become one turn.

@@ -119,12 +119,14 @@ impl Ingest {
     }
 
     fn parse_here(&self, request: &WriteRequest, database: &Arc<DatabaseSchema>, body: &[u8], arrived: Timestamp) -> Parsed {
+        let map = self.cluster.shard_map();
         let options = ParseOptions {
             precision: request.precision,
             arrival: arrived,
             schema: Some(database),
             cutoff: self.cluster.cutoff(database),
             limits: LineLimits::default(),
+            map: Some(&map),
         };
         let mut parser = self.parsers.take(database.id);
         let parsed = parser.parse(body, &options);

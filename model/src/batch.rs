@@ -196,12 +196,17 @@ pub enum Values {
 impl Values {
     /// No values of this type yet.
     pub fn new(kind: ColumnType) -> Values {
+        Values::with_room(kind, 0)
+    }
+
+    /// No values of this type yet, and room for `rows`.
+    pub fn with_room(kind: ColumnType, rows: usize) -> Values {
         match kind {
-            ColumnType::F64 => Values::F64(Vec::new()),
-            ColumnType::I64 => Values::I64(Vec::new()),
-            ColumnType::U64 => Values::U64(Vec::new()),
-            ColumnType::Bool => Values::Bool(Bitmap::default()),
-            ColumnType::Str => Values::Str(Strings::default()),
+            ColumnType::F64 => Values::F64(Vec::with_capacity(rows)),
+            ColumnType::I64 => Values::I64(Vec::with_capacity(rows)),
+            ColumnType::U64 => Values::U64(Vec::with_capacity(rows)),
+            ColumnType::Bool => Values::Bool(Bitmap { words: Vec::with_capacity(rows.div_ceil(64)), len: 0 }),
+            ColumnType::Str => Values::Str(Strings { bytes: Vec::new(), ends: Vec::with_capacity(rows) }),
         }
     }
 
@@ -461,19 +466,19 @@ impl PointBatch {
         out.push(series_width);
         out.push(time_width);
         put_u32(out, self.keys.len() as u32);
-        self.key_ends.iter().for_each(|&e| put_u32(out, e));
+        put_fixed(out, &self.key_ends, |e| e.to_le_bytes());
         out.extend_from_slice(&self.keys);
         match series_width {
             0 => {}
-            1 => out.extend(self.row_series.iter().map(|&s| s as u8)),
-            2 => self.row_series.iter().for_each(|&s| out.extend_from_slice(&(s as u16).to_le_bytes())),
-            _ => self.row_series.iter().for_each(|&s| put_u32(out, s)),
+            1 => put_fixed(out, &self.row_series, |s| [s as u8]),
+            2 => put_fixed(out, &self.row_series, |s| (s as u16).to_le_bytes()),
+            _ => put_fixed(out, &self.row_series, |s| s.to_le_bytes()),
         }
         out.extend_from_slice(&min.to_le_bytes());
         if time_width == 4 {
-            self.times.iter().for_each(|&t| put_u32(out, t.wrapping_sub(min) as u32));
+            put_fixed(out, &self.times, |t| (t.wrapping_sub(min) as u32).to_le_bytes());
         } else {
-            self.times.iter().for_each(|&t| out.extend_from_slice(&(t.wrapping_sub(min) as u64).to_le_bytes()));
+            put_fixed(out, &self.times, |t| (t.wrapping_sub(min) as u64).to_le_bytes());
         }
         for column in &self.columns {
             debug_assert_eq!(column.values.len(), rows);
@@ -482,24 +487,24 @@ impl PointBatch {
             out.push(u8::from(column.valid.is_some()));
             if let Some(valid) = &column.valid {
                 debug_assert_eq!(valid.len(), rows);
-                put_words(out, &valid.words);
+                put_fixed(out, &valid.words, u64::to_le_bytes);
             }
             match &column.values {
-                Values::F64(v) => v.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes())),
+                Values::F64(v) => put_fixed(out, v, f64::to_le_bytes),
                 Values::I64(v) => {
                     let min = v.iter().copied().min().unwrap_or(0);
                     let max = v.iter().copied().max().unwrap_or(0);
-                    put_narrow(out, min as u64, max.wrapping_sub(min) as u64, v.iter().map(|&x| x.wrapping_sub(min) as u64));
+                    put_narrow(out, min as u64, max.wrapping_sub(min) as u64, v, |x| x.wrapping_sub(min) as u64);
                 }
                 Values::U64(v) => {
                     let min = v.iter().copied().min().unwrap_or(0);
                     let max = v.iter().copied().max().unwrap_or(0);
-                    put_narrow(out, min, max - min, v.iter().map(|&x| x - min));
+                    put_narrow(out, min, max - min, v, |x| x - min);
                 }
-                Values::Bool(v) => put_words(out, &v.words),
+                Values::Bool(v) => put_fixed(out, &v.words, u64::to_le_bytes),
                 Values::Str(v) => {
                     put_u32(out, v.bytes.len() as u32);
-                    v.ends.iter().for_each(|&e| put_u32(out, e));
+                    put_fixed(out, &v.ends, |e| e.to_le_bytes());
                     out.extend_from_slice(&v.bytes);
                 }
             }
@@ -652,11 +657,16 @@ fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-fn put_words(out: &mut Vec<u8>, words: &[u64]) {
-    words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+/// Appends each value as `N` bytes. Room is made once, so that the loop is nothing but stores.
+#[inline]
+fn put_fixed<T: Copy, const N: usize>(out: &mut Vec<u8>, values: &[T], bytes: impl Fn(T) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + values.len() * N, 0);
+    let (room, _) = out[start..].as_chunks_mut::<N>();
+    room.iter_mut().zip(values).for_each(|(room, &value)| *room = bytes(value));
 }
 
-fn put_narrow(out: &mut Vec<u8>, min: u64, span: u64, values: impl Iterator<Item = u64>) {
+fn put_narrow<T: Copy>(out: &mut Vec<u8>, min: u64, span: u64, values: &[T], above: impl Fn(T) -> u64) {
     let width: u8 = match span {
         0..=0xff => 1,
         0x100..=0xffff => 2,
@@ -666,10 +676,10 @@ fn put_narrow(out: &mut Vec<u8>, min: u64, span: u64, values: impl Iterator<Item
     out.push(width);
     out.extend_from_slice(&min.to_le_bytes());
     match width {
-        1 => out.extend(values.map(|v| v as u8)),
-        2 => values.for_each(|v| out.extend_from_slice(&(v as u16).to_le_bytes())),
-        4 => values.for_each(|v| put_u32(out, v as u32)),
-        _ => values.for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        1 => put_fixed(out, values, |v| [above(v) as u8]),
+        2 => put_fixed(out, values, |v| (above(v) as u16).to_le_bytes()),
+        4 => put_fixed(out, values, |v| (above(v) as u32).to_le_bytes()),
+        _ => put_fixed(out, values, |v| above(v).to_le_bytes()),
     }
 }
 

@@ -82,8 +82,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn both_ways_agree(warm in prop::collection::vec(body(), 0..3), body in body(), precision in precision(), cutoff in prop::option::of(Just(Timestamp(0)))) {
-        let mut database = Database { precision, cutoff, ..Database::default() };
+    fn both_ways_agree(warm in prop::collection::vec(body(), 0..3), body in body(), precision in precision(), cutoff in prop::option::of(Just(Timestamp(0))), shards in prop::option::of(1..4u32)) {
+        let mut database = Database { precision, cutoff, map: shards.map(ShardMap::even), ..Database::default() };
         let mut parser = Parser::new();
         for body in &warm {
             database.parse(&mut parser, body);
@@ -98,6 +98,21 @@ proptest! {
         prop_assert_eq!(&parsed, &database.parse(&mut parser, &body));
         if parsed.rows > 0 {
             prop_assert_eq!(database.rows(&parsed).len(), parsed.rows);
+        }
+        if let Some(map) = database.map.take() {
+            for batch in &parsed.batches {
+                let owners: Vec<usize> = batch.hashes.iter().map(|&hash| map.position(hash)).collect();
+                prop_assert!(owners.windows(2).all(|w| w[0] == w[1]), "a batch goes to one shard");
+            }
+            // What is told apart is the same rows.
+            let together = database.parse(&mut parser, &body);
+            let sorted = |parsed: &Parsed| {
+                let mut rows = if parsed.rows > 0 { database.rows(parsed) } else { Vec::new() };
+                rows.sort();
+                rows
+            };
+            prop_assert_eq!(sorted(&parsed), sorted(&together));
+            prop_assert_eq!(&parsed.refused, &together.refused);
         }
     }
 

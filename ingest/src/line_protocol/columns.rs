@@ -55,15 +55,7 @@ impl Builder {
 
     /// Adds a field column that is not there yet; gives its place.
     pub(super) fn add_column(&mut self, id: ColumnId, kind: ColumnType) -> usize {
-        let mut values = Values::new(kind);
-        let rows = self.expected_rows;
-        match &mut values {
-            Values::F64(v) => v.reserve(rows),
-            Values::I64(v) => v.reserve(rows),
-            Values::U64(v) => v.reserve(rows),
-            Values::Str(v) => v.ends.reserve(rows),
-            Values::Bool(_) => {}
-        }
+        let values = Values::with_room(kind, self.expected_rows);
         self.batch.columns.push(FieldColumn { id, values, valid: None });
         self.batch.columns.len() - 1
     }

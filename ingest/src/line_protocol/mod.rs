@@ -29,6 +29,7 @@ mod wanted;
 
 use std::sync::Arc;
 
+use cluster::ShardMap;
 use model::schema::NewColumn;
 use model::{DatabaseSchema, PointBatch, Timestamp};
 
@@ -90,12 +91,22 @@ pub struct ParseOptions<'a> {
     pub cutoff: Option<Timestamp>,
     /// What a body may not exceed.
     pub limits: LineLimits,
+    /// To which shard each device belongs, so that rows need not be told apart later; with `None` all go together.
+    pub map: Option<&'a ShardMap>,
+}
+
+impl ParseOptions<'_> {
+    /// The position of the shard that a routing hash belongs to.
+    #[inline]
+    fn owner(&self, hash: u64) -> u32 {
+        self.map.map_or(0, |map| map.position(hash) as u32)
+    }
 }
 
 /// What a body says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
-    /// The rows, a batch a table (more only beyond 2^24 rows). Empty where `needs` is not.
+    /// The rows, a batch a table and shard (more only beyond 2^24 rows). Empty where `needs` is not.
     pub batches: Vec<ParsedBatch>,
     /// Rows of all batches.
     pub rows: usize,
@@ -108,7 +119,7 @@ pub struct Parsed {
     pub needs: Vec<(Arc<str>, Vec<NewColumn>)>,
 }
 
-/// The rows of one table, and where its series belong.
+/// The rows of one table that go to one shard, and where its series belong.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParsedBatch {
     /// The rows.
@@ -215,7 +226,7 @@ impl Parser {
 
     /// Moves a table's rows out.
     fn end_batch(&mut self, table: usize) {
-        if let Some(batch) = self.tables.get(table).take() {
+        for batch in self.tables.get(table).take() {
             self.parsed.rows += batch.batch.rows();
             self.parsed.batches.push(batch);
         }

@@ -1,6 +1,6 @@
 //! From a line taken apart to a row of its table: time, columns, series, values.
 //!
-//! Nothing is stored, wanted or remembered of a line before all of it has been found good.
+//! Nothing is stored or wanted of a line before all of it has been found good.
 
 use model::batch::MAX_ROWS;
 use model::point::write_key_component;
@@ -10,7 +10,7 @@ use model::{ColumnKind, ColumnType, Timestamp, routing_hash};
 use super::columns::Cell;
 use super::general::Value;
 use super::refused::{Refusal, RefusedKind, checked_name};
-use super::tables::Key;
+use super::tables::Table;
 use super::{ParseOptions, Parser};
 
 /// What became of a line whose columns were looked up.
@@ -44,8 +44,9 @@ impl Parser {
         match self.bind(line, options)? {
             Bound::Waiting => Ok(()),
             Bound::Ready(table) => {
-                self.take_cells(table)?;
-                self.append(line, table, time);
+                let series = self.series_of(line, table);
+                self.take_cells(series, table, options)?;
+                self.append(line, series, table, time, options);
                 Ok(())
             }
         }
@@ -166,10 +167,11 @@ impl Parser {
 
     /// Takes the row's share of what the body's batches may hold: a column stands in every row of its batch, so few bytes
     /// of text with many different fields could otherwise fill any memory.
-    fn take_cells(&mut self, table: usize) -> Result<(), Refusal> {
+    fn take_cells(&mut self, series: usize, table: usize, options: &ParseOptions<'_>) -> Result<(), Refusal> {
+        let part = self.part_of(series, table, options);
         let table = self.tables.get(table);
-        let fresh = self.bound.iter().filter(|(column, _)| table.keys[*column as usize].place == Key::NOWHERE).count();
-        match self.cells.checked_sub(table.cells_of_row(fresh)) {
+        let fresh = self.bound.iter().filter(|(column, _)| part.is_none_or(|p| !table.parts[p].has(*column as usize))).count();
+        match self.cells.checked_sub(table.cells_of_row(part, fresh)) {
             Some(left) => self.cells = left,
             None => {
                 let reason = "the body spreads few values over too many rows and columns: send fewer lines at a time";
@@ -179,27 +181,30 @@ impl Parser {
         Ok(())
     }
 
-    /// Appends the line just bound to its table's rows.
-    fn append(&mut self, line: &str, table: usize, time: Timestamp) {
+    /// The series of the line just bound.
+    fn series_of(&mut self, line: &str, table: usize) -> usize {
         let series_text = &line.as_bytes()[..=self.line.series_len];
-        let series = match self.series.find(series_text) {
-            Some(series) => series,
-            None => {
-                self.key.clear();
-                self.tags.sort_unstable();
-                let mut position = 0;
-                for &(tag, place) in &self.tags {
-                    self.key.resize(self.key.len() + usize::from(tag - position), 0);
-                    let (_, value) = self.line.tags[place as usize];
-                    write_key_component(&mut self.key, self.line.text(line, value).as_bytes());
-                    position = tag + 1;
-                }
-                let hash = routing_hash(self.tables.get(table).schema.database, &self.key);
-                self.series.add(series_text, table, &self.key, hash)
-            }
-        };
-        let number = self.series_number(series, table);
-        let table = self.tables.get(table);
+        if let Some(series) = self.series.find(series_text) {
+            return series;
+        }
+        self.key.clear();
+        self.tags.sort_unstable();
+        let mut position = 0;
+        for &(tag, place) in &self.tags {
+            self.key.resize(self.key.len() + usize::from(tag - position), 0);
+            let (_, value) = self.line.tags[place as usize];
+            write_key_component(&mut self.key, self.line.text(line, value).as_bytes());
+            position = tag + 1;
+        }
+        let hash = routing_hash(self.tables.get(table).schema.database, &self.key);
+        self.series.add(series_text, table, &self.key, hash)
+    }
+
+    /// Appends the line just bound to its table's rows.
+    fn append(&mut self, line: &str, series: usize, table: usize, time: Timestamp, options: &ParseOptions<'_>) {
+        let (part, number) = self.place_of(series, table, options);
+        let Table { parts, columns, .. } = self.tables.get(table);
+        let part = &mut parts[part];
         for &(column, place) in &self.bound {
             let (_, value) = self.line.fields[place as usize];
             let cell = match value {
@@ -209,30 +214,50 @@ impl Parser {
                 Value::Bool(v) => Cell::Bool(v),
                 Value::Str(piece) => Cell::Str(self.line.text(line, piece)),
             };
-            let place = table.place(column as usize);
-            table.builder.put(place, cell);
+            let place = part.place(columns, column as usize);
+            part.builder.put(place, cell);
         }
-        table.builder.end_row(number, time.0);
+        part.builder.end_row(number, time.0);
     }
 
-    /// The number of a series in its table's batch at hand; opens the batch where this is its first row.
+    /// The part of its table's rows that a series belongs to, if it has begun.
     #[inline]
-    pub(super) fn series_number(&mut self, series: usize, table: usize) -> u32 {
-        if self.tables.get(table).builder.rows() == MAX_ROWS {
+    pub(super) fn part_of(&mut self, series: usize, table: usize, options: &ParseOptions<'_>) -> Option<usize> {
+        match self.series.place(series, self.body) {
+            Some((part, _)) => Some(part),
+            None => self.tables.get(table).part_of(options.owner(self.series.routing_hash(series))),
+        }
+    }
+
+    /// A series' part of its table's rows and its number there; begins the part where this is its first row.
+    #[inline]
+    pub(super) fn place_of(&mut self, series: usize, table: usize, options: &ParseOptions<'_>) -> (usize, u32) {
+        if let Some(place) = self.series.place(series, self.body)
+            && self.tables.get(table).parts[place.0].builder.rows() < MAX_ROWS
+        {
+            return place;
+        }
+        self.new_place(series, table, options)
+    }
+
+    fn new_place(&mut self, series: usize, table: usize, options: &ParseOptions<'_>) -> (usize, u32) {
+        let owner = options.owner(self.series.routing_hash(series));
+        let full = |table: &Table| table.part_of(owner).is_some_and(|part| table.parts[part].builder.rows() == MAX_ROWS);
+        if full(self.tables.get(table)) {
             self.start_over();
         }
-        if let Some(number) = self.series.number(series, self.body) {
-            return number;
-        }
-        let builder = &mut self.tables.get(table).builder;
-        if builder.rows() == 0 {
-            builder.expect_rows(self.most_rows);
-            self.touched.push(table as u32);
-        }
+        let rows = self.tables.get(table);
+        let part = rows.part_of(owner).unwrap_or_else(|| {
+            let (part, first) = rows.begin_part(owner, self.most_rows);
+            if first {
+                self.touched.push(table as u32);
+            }
+            part
+        });
         let (key, hash) = self.series.key_and_hash(series);
-        let number = builder.push_series(key, hash);
-        self.series.set_number(series, self.body, number);
-        number
+        let place = (part, rows.parts[part].builder.push_series(key, hash));
+        self.series.set_place(series, self.body, place);
+        place
     }
 
     /// Ends a batch in the middle of a body; series get new numbers in the next.

@@ -23,7 +23,8 @@ struct Entry {
     /// The first entry with the same table and key, often itself.
     first: u32,
     table: u32,
-    /// Its number in the batch of body `body`.
+    /// Its part of the table's rows in body `body`, and its number there.
+    part: u32,
     number: u32,
     body: u64,
     routing_hash: u64,
@@ -85,7 +86,7 @@ impl Series {
         let (key_start, key_len) = (self.bytes.len() as u32, key.len() as u32);
         self.bytes.extend_from_slice(key);
         let table = table as u32;
-        self.entries.push(Entry { text_hash, key_start, key_len, first, table, number: 0, body: 0, routing_hash, key_hash });
+        self.entries.push(Entry { text_hash, key_start, key_len, first, table, part: 0, number: 0, body: 0, routing_hash, key_hash });
         let entries = &self.entries;
         self.by_text.insert_unique(text_hash, Text { start, entry }, |t| entries[t.entry as usize].text_hash);
         if first == entry {
@@ -106,18 +107,24 @@ impl Series {
         (self.key(i), self.entries[i].routing_hash)
     }
 
-    /// The number of entry `i` in its table's batch of body `body`, if it has one.
+    /// The routing hash of entry `i`.
     #[inline]
-    pub(super) fn number(&self, i: usize, body: u64) -> Option<u32> {
-        let entry = &self.entries[i];
-        (entry.body == body).then_some(entry.number)
+    pub(super) fn routing_hash(&self, i: usize) -> u64 {
+        self.entries[i].routing_hash
     }
 
-    /// Gives entry `i` its number in its table's batch of body `body`.
+    /// The part of its table's rows of body `body` that entry `i` stands in and its number there, if it has them.
     #[inline]
-    pub(super) fn set_number(&mut self, i: usize, body: u64, number: u32) {
+    pub(super) fn place(&self, i: usize, body: u64) -> Option<(usize, u32)> {
+        let entry = &self.entries[i];
+        (entry.body == body).then_some((entry.part as usize, entry.number))
+    }
+
+    /// Gives entry `i` its place in body `body`.
+    #[inline]
+    pub(super) fn set_place(&mut self, i: usize, body: u64, (part, number): (usize, u32)) {
         let entry = &mut self.entries[i];
-        (entry.body, entry.number) = (body, number);
+        (entry.body, entry.part, entry.number) = (body, part as u32, number);
     }
 
     #[inline]

@@ -29,15 +29,11 @@ pub(super) struct Key {
     pub(super) kind: ColumnType,
     /// The column of the field that followed it last time.
     pub(super) next: u32,
-    /// Where its column stands in the builder, or [`Key::NOWHERE`].
-    pub(super) place: u32,
 }
 
 impl Key {
     /// No column.
     pub(super) const NONE: u32 = u32::MAX;
-    /// Not in the builder.
-    pub(super) const NOWHERE: u32 = u32::MAX;
 
     fn new(column: &model::Column, next: u32) -> Key {
         let mut words = [0; 3];
@@ -51,7 +47,7 @@ impl Key {
             words = [word(&text, 0), word(&text, 8), word(&text, 16)];
             (len, kind) = (text.len() as u8, field);
         }
-        Key { words, len, kind, next, place: Key::NOWHERE }
+        Key { words, len, kind, next }
     }
 
     /// Whether `name=` stands at `at`.
@@ -60,6 +56,43 @@ impl Key {
         let len = self.len as usize;
         let same = |i: usize| (word(bytes, at + 8 * i) ^ self.words[i]) & low_bytes(len - 8 * i) == 0;
         len > 0 && same(0) && (len <= 8 || (same(1) && (len <= 16 || same(2))))
+    }
+}
+
+/// A table's rows of the body at hand that go to one shard.
+pub(super) struct Part {
+    /// The shard's position in the map.
+    owner: u32,
+    /// Where each of the table's columns stands in the builder, or [`Part::NOWHERE`].
+    places: Vec<u32>,
+    pub(super) builder: Builder,
+}
+
+impl Part {
+    /// Not in the builder.
+    const NOWHERE: u32 = u32::MAX;
+
+    /// Where column `i`, a field, stands in the builder.
+    #[inline]
+    pub(super) fn place(&mut self, columns: &[Column], i: usize) -> usize {
+        match self.places[i] {
+            Part::NOWHERE => self.new_place(columns, i),
+            place => place as usize,
+        }
+    }
+
+    #[cold]
+    fn new_place(&mut self, columns: &[Column], i: usize) -> usize {
+        let Column { id, kind: ColumnKind::Field(kind), .. } = columns[i] else { unreachable!("only fields have values") };
+        let place = self.builder.add_column(id, kind);
+        self.places[i] = place as u32;
+        place
+    }
+
+    /// Whether column `i` has values in the builder.
+    #[inline]
+    pub(super) fn has(&self, i: usize) -> bool {
+        self.places[i] != Part::NOWHERE
     }
 }
 
@@ -72,12 +105,15 @@ pub(super) struct Table {
     /// The first field of the last line.
     pub(super) first: u32,
     by_name: HashMap<Arc<str>, u32>,
-    pub(super) builder: Builder,
+    /// The rows of the body at hand, shard by shard; behind the first `used` are parts that wait to be used again.
+    pub(super) parts: Vec<Part>,
+    used: usize,
 }
 
 impl Table {
     fn new(schema: Arc<TableSchema>) -> Table {
-        let mut table = Table { schema, columns: Vec::new(), keys: Vec::new(), first: 0, by_name: HashMap::new(), builder: Builder::new() };
+        let (columns, keys, by_name) = (Vec::new(), Vec::new(), HashMap::new());
+        let mut table = Table { schema, columns, keys, first: 0, by_name, parts: Vec::new(), used: 0 };
         table.bind();
         table
     }
@@ -99,33 +135,41 @@ impl Table {
         self.by_name.get(name).map(|&i| i as usize)
     }
 
-    /// Where column `i`, a field, stands in the builder.
+    /// The rows that go to `owner`, if there are any yet.
     #[inline]
-    pub(super) fn place(&mut self, i: usize) -> usize {
-        match self.keys[i].place {
-            Key::NOWHERE => self.new_place(i),
-            place => place as usize,
+    pub(super) fn part_of(&self, owner: u32) -> Option<usize> {
+        self.parts[..self.used].iter().position(|part| part.owner == owner)
+    }
+
+    /// Begins the rows that go to `owner`; the body may have `most_rows`. Gives them, and whether they are the table's first.
+    pub(super) fn begin_part(&mut self, owner: u32, most_rows: usize) -> (usize, bool) {
+        if self.used == self.parts.len() {
+            self.parts.push(Part { owner, places: Vec::new(), builder: Builder::new() });
         }
+        let part = &mut self.parts[self.used];
+        part.owner = owner;
+        part.places.clear();
+        part.places.resize(self.columns.len(), Part::NOWHERE);
+        part.builder.expect_rows(most_rows);
+        self.used += 1;
+        (self.used - 1, self.used == 1)
     }
 
-    #[cold]
-    fn new_place(&mut self, i: usize) -> usize {
-        let Column { id, kind: ColumnKind::Field(kind), .. } = self.columns[i] else { unreachable!("only fields have values") };
-        let place = self.builder.add_column(id, kind);
-        self.keys[i].place = place as u32;
-        place
-    }
-
-    /// How many values, absent ones too, one more row will add if `fresh` of its columns are not in the builder yet.
+    /// How many values, absent ones too, one more row of a part (`None`: one that has not begun) will add if `fresh` of its
+    /// columns are not in it yet.
     #[inline]
-    pub(super) fn cells_of_row(&self, fresh: usize) -> usize {
-        self.builder.columns() + fresh * (self.builder.rows() + 1)
+    pub(super) fn cells_of_row(&self, part: Option<usize>, fresh: usize) -> usize {
+        part.map_or(fresh, |part| {
+            let builder = &self.parts[part].builder;
+            builder.columns() + fresh * (builder.rows() + 1)
+        })
     }
 
-    /// Moves the rows out.
-    pub(super) fn take(&mut self) -> Option<ParsedBatch> {
-        self.keys.iter_mut().for_each(|k| k.place = Key::NOWHERE);
-        self.builder.take(self.schema.id, self.schema.version)
+    /// Moves the rows out, a batch a part.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = ParsedBatch> {
+        let (table, version) = (self.schema.id, self.schema.version);
+        let used = std::mem::take(&mut self.used);
+        self.parts[..used].iter_mut().filter_map(move |part| part.builder.take(table, version))
     }
 }
 

@@ -31,6 +31,7 @@ impl Parser {
             _ => self.look_ahead(bytes, start)?,
         };
         let table_number = self.series.table(series);
+        let part = self.part_of(series, table_number, options);
         let table = self.tables.get(table_number);
 
         self.plain.clear();
@@ -41,7 +42,7 @@ impl Parser {
             let (column, value_at) = known_field(table, text, at, before)?;
             before = column;
             let key = &table.keys[column as usize];
-            fresh += usize::from(key.place == Key::NOWHERE);
+            fresh += usize::from(part.is_none_or(|part| !table.parts[part].has(column as usize)));
             let (bits, end) = plain_value(bytes, value_at, key.kind)?;
             self.plain.push(PlainCell { column, bits });
             at = end;
@@ -68,10 +69,10 @@ impl Parser {
         if end - start > options.limits.line_bytes || options.cutoff.is_some_and(|cutoff| time < cutoff) {
             return None;
         }
-        self.cells = self.cells.checked_sub(table.cells_of_row(fresh))?;
+        self.cells = self.cells.checked_sub(table.cells_of_row(part, fresh))?;
         // The next series comes from memory while this row is appended.
         self.ahead = self.look_ahead(bytes, end + 1);
-        self.append_known(text, series, table_number, time);
+        self.append_known(text, series, table_number, time, options);
         Some(end)
     }
 
@@ -89,14 +90,15 @@ impl Parser {
 
     /// Appends the cells just read as a row.
     #[inline]
-    fn append_known(&mut self, text: &str, series: usize, table: usize, time: Timestamp) {
-        let number = self.series_number(series, table);
-        let table = self.tables.get(table);
+    fn append_known(&mut self, text: &str, series: usize, table: usize, time: Timestamp, options: &ParseOptions<'_>) {
+        let (part, number) = self.place_of(series, table, options);
+        let Table { parts, columns, .. } = self.tables.get(table);
+        let part = &mut parts[part];
         for &PlainCell { column, bits } in &self.plain {
-            let place = table.place(column as usize);
-            table.builder.put_plain(place, bits, text);
+            let place = part.place(columns, column as usize);
+            part.builder.put_plain(place, bits, text);
         }
-        table.builder.end_row(number, time.0);
+        part.builder.end_row(number, time.0);
     }
 }
 

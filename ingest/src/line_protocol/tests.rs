@@ -16,17 +16,25 @@ pub(super) struct Database {
     pub(super) precision: Precision,
     pub(super) cutoff: Option<Timestamp>,
     pub(super) limits: LineLimits,
+    pub(super) map: Option<ShardMap>,
 }
 
 impl Default for Database {
     fn default() -> Database {
-        Database { schema: None, precision: Precision::Nanosecond, cutoff: None, limits: LineLimits::default() }
+        Database { schema: None, precision: Precision::Nanosecond, cutoff: None, limits: LineLimits::default(), map: None }
     }
 }
 
 impl Database {
     pub(super) fn options(&self) -> ParseOptions<'_> {
-        ParseOptions { precision: self.precision, arrival: ARRIVAL, schema: self.schema.as_ref(), cutoff: self.cutoff, limits: self.limits }
+        ParseOptions {
+            precision: self.precision,
+            arrival: ARRIVAL,
+            schema: self.schema.as_ref(),
+            cutoff: self.cutoff,
+            limits: self.limits,
+            map: self.map.as_ref(),
+        }
     }
 
     pub(super) fn agree(&mut self, needs: &[(Arc<str>, Vec<NewColumn>)]) {

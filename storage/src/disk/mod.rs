@@ -1,10 +1,9 @@
 //! The one seam to the file system: [`RealDisk`] here, [`FaultyDisk`] in tests.
 //!
-//! Nothing else in this crate opens, writes, syncs, renames or removes a file. The mapped segment of the log lives in
-//! `mapped.rs`, the only file with `unsafe`.
+//! Nothing else in this crate opens, writes, syncs, renames or removes a file.
 
 mod faulty;
-mod mapped;
+mod log_file;
 mod real;
 
 use std::fmt::Debug;
@@ -60,7 +59,7 @@ pub trait WriteFile: io::Write + Send + Debug {
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// One file of the log, mapped; never a hole.
+/// One file of the log; never a hole.
 pub trait Segment: Debug + Send + Sync {
     /// Its length in bytes; fixed.
     fn len(&self) -> u64;
@@ -72,6 +71,6 @@ pub trait Segment: Debug + Send + Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes `offset..offset+len` durable. An error is final: what is on disk is unknown.
     fn sync(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Reads bytes (by `pread`, so a bad sector is an error and not a signal).
+    /// Reads bytes; a bad sector is an error.
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }

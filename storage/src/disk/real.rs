@@ -10,7 +10,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use rustix::fs::{Advice, FallocateFlags};
 
-use super::mapped::MappedSegment;
+use super::log_file::LogFile;
 use super::{Disk, ReadAt, Segment, WriteFile};
 use crate::{Error, Result};
 
@@ -68,11 +68,11 @@ impl Disk for RealDisk {
 
     fn segment(&self, path: &Path, len: u64) -> io::Result<Arc<dyn Segment>> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => reopened(file, len)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => created(self, path, len)?,
+            Ok(file) => LogFile::warmed(reopened(file, len)?, len)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => LogFile::new(created(self, path, len)?, len),
             Err(e) => return Err(e),
         };
-        Ok(Arc::new(MappedSegment::map(file, len)?))
+        Ok(Arc::new(file))
     }
 
     fn nonce(&self) -> io::Result<u64> {
@@ -192,15 +192,15 @@ mod tests {
         let path = dir.path().join("segment");
         let segment = RealDisk.segment(&path, 64 * 1024).unwrap();
         assert_eq!(fs::read(&path).unwrap(), vec![0; 64 * 1024]);
-        segment.write_at(5000, b"stored through the map").unwrap();
+        segment.write_at(5000, b"stored into its blocks").unwrap();
         let mut read = [0; 22];
         segment.read(5000, &mut read).unwrap();
-        assert_eq!(&read, b"stored through the map");
+        assert_eq!(&read, b"stored into its blocks");
         segment.sync(5000, 22).unwrap();
         drop(segment);
         let again = RealDisk.segment(&path, 64 * 1024).unwrap();
         again.read(5000, &mut read).unwrap();
-        assert_eq!(&read, b"stored through the map");
+        assert_eq!(&read, b"stored into its blocks");
         assert!(RealDisk.segment(&path, 32 * 1024).is_err(), "another length than the file's is refused");
     }
 

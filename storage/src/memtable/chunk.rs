@@ -48,6 +48,23 @@ impl Default for Chunk {
 }
 
 impl Chunk {
+    /// A chunk that goes on after a full one: it has room for as many rows, so that nothing is copied while it grows.
+    pub(super) fn after(full: &Chunk) -> Chunk {
+        let column = |c: &FieldColumn| {
+            let mut values = Values::with_room(c.values.kind(), CHUNK_ROWS);
+            if let (Values::Str(room), Values::Str(full)) = (&mut values, &c.values) {
+                room.bytes.reserve(full.bytes.len());
+            }
+            FieldColumn { id: c.id, values, valid: None }
+        };
+        Chunk {
+            series: Vec::with_capacity(CHUNK_ROWS),
+            times: Vec::with_capacity(CHUNK_ROWS),
+            columns: full.columns.iter().map(column).collect(),
+            ..Chunk::default()
+        }
+    }
+
     /// Appends the rows `start..end` of a batch; `numbers` are its series' numbers in the table.
     pub(super) fn append(&mut self, batch: &PointBatch, numbers: &[u32], start: usize, end: usize) {
         let rows_before = self.rows();

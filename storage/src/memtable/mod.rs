@@ -143,7 +143,11 @@ impl TableRows {
             last.rows() < CHUNK_ROWS && (last.rows() < COPY_ROWS || Arc::get_mut(last).is_some())
         });
         if !usable {
-            self.chunks.push(Arc::new(Chunk::default()));
+            let next = match self.chunks.last() {
+                Some(full) if full.rows() == CHUNK_ROWS => Chunk::after(full),
+                _ => Chunk::default(),
+            };
+            self.chunks.push(Arc::new(next));
         }
         Arc::make_mut(self.chunks.last_mut().expect("there is one"))
     }

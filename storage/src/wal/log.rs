@@ -28,13 +28,15 @@ use crate::{Error, Result};
 /// Records up to this size are put together first and stored at once.
 const SMALL_PAYLOAD: usize = 16 * 1024;
 /// Larger ones are summed and stored in pieces that stay in the cache between the two.
-const PIECE: usize = 32 * 1024;
+const PIECE: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) syncer: Syncer,
+    /// Which of the syncer's threads syncs it.
+    pub(super) lane: usize,
     pub(super) identity: u128,
     pub(super) first_segment_bytes: u64,
     pub(super) max_segment_bytes: u64,
@@ -179,7 +181,7 @@ impl Log {
         };
         spare.file.write_at(0, &header.encode()).map_err(|e| Error::io("write", &spare.path, e))?;
         let path = segment::path_of(&self.dir, header.number);
-        let segment = Arc::new(LogSegment::new(Body::Mapped(spare.file), path, Some(spare.path), &header, 0));
+        let segment = Arc::new(LogSegment::new(Body::Writable(spare.file), path, Some(spare.path), &header, 0));
         if let Some(full) = tail.active.replace(segment.clone()) {
             let end = tail.end;
             tail.full.push_back((full, end));
@@ -233,7 +235,7 @@ impl Log {
         let start = segment.synced();
         if start < end {
             let began = Instant::now();
-            segment.mapped().sync(start, end - start).map_err(failed)?;
+            segment.writable().sync(start, end - start).map_err(failed)?;
             self.metrics().sync_duration.observe(began.elapsed().as_secs_f64());
             self.metrics().syncs.inc();
         }
@@ -328,9 +330,9 @@ impl Log {
         Cut { kept: kept.segment.clone(), offset, end, gone }
     }
 
-    /// The segment, mapped: one that was opened only to be read is opened again.
+    /// The segment, writable: one that was opened only to be read is opened again.
     fn writable(&self, segment: &Arc<LogSegment>) -> Result<Arc<LogSegment>> {
-        if segment.is_mapped() {
+        if segment.is_writable() {
             return Ok(segment.clone());
         }
         let file = self.disk.segment(&segment.path, segment.len()).map_err(|e| Error::io("open", &segment.path, e))?;
@@ -401,7 +403,7 @@ struct Cut {
 
 /// Writes zeros over `start..end`, durably.
 pub(super) fn zero(segment: &LogSegment, start: u64, end: u64) -> io::Result<()> {
-    let file = segment.mapped();
+    let file = segment.writable();
     let zeros = [0; 8192];
     let end = end.min(file.len());
     let mut at = start;
@@ -425,7 +427,7 @@ impl Tail {
 
     /// Stores a record at the end.
     fn store(&mut self, active: &LogSegment, head: &Head, payload: &[u8]) -> io::Result<()> {
-        let file = active.mapped();
+        let file = active.writable();
         let size = record::size(payload.len());
         let head = head.encode(payload.len());
         let padding = [0; 7];

@@ -1,4 +1,4 @@
-//! The write-ahead log of one shard (or of the metadata group): raft's log on mapped segments.
+//! The write-ahead log of one shard (or of the metadata group): raft's log on recycled segments.
 //!
 //! A record is safe on this disk once a sync of it returned; when a caller may be told so is cluster's business. Records
 //! are numbered without gaps. The log may lose its unsynced tail in a crash (cut on open), its tail to a newer leader
@@ -22,7 +22,7 @@
 //! | `spares` | segments made ahead and recycled |
 //! | `survey` | what lies on disk, changing nothing |
 //! | `hard_state` | two slots that are never both bad |
-//! | `syncer` | one syncing thread per disk |
+//! | `syncer` | the threads that sync for all logs of a disk |
 
 mod hard_state;
 mod index;
@@ -101,7 +101,7 @@ pub struct Synced {
 pub struct WalOptions {
     /// The file system.
     pub disk: Arc<dyn Disk>,
-    /// The thread that syncs for all logs of this disk.
+    /// The threads that sync for all logs of this disk.
     pub syncer: Syncer,
     /// The log's folder.
     pub dir: PathBuf,
@@ -150,7 +150,7 @@ impl Wal {
         self.log.append(records)
     }
 
-    /// Has everything up to `upto` synced by the disk's thread, then calls `done` there (which must not block). After a
+    /// Has everything up to `upto` synced by one of the disk's threads, then calls `done` there (which must not block). After a
     /// failed sync every later append and sync of this log fails too: the process must stop.
     pub fn sync_then(&self, upto: Appended, done: Done) {
         self.log.syncer.request(Request { log: self.log.clone(), upto: upto.last, done });
@@ -181,7 +181,7 @@ impl Wal {
         self.log.purge(&mut self.hard, upto)
     }
 
-    /// Ends a fully synced log with a mark now, as the disk's thread does after 100 ms without a sync: from then on a
+    /// Ends a fully synced log with a mark now, as the disk's threads do after 100 ms without a sync: from then on a
     /// rotten last record is damage and not a torn tail. For a clean end.
     pub fn mark(&self) -> std::result::Result<(), Arc<crate::Error>> {
         self.log.mark()

@@ -106,6 +106,7 @@ pub(super) fn recover(options: WalOptions) -> Result<Recovered> {
         durable_end: AtomicU64::new(tail.next.map_or(0, |next| next.0)),
         disk,
         dir,
+        lane: syncer.lane(),
         syncer,
         identity,
         first_segment_bytes,
@@ -184,7 +185,7 @@ fn finish_cut(disk: &dyn Disk, dir: &Path, hard: &mut HardState, segments: &mut 
     let len = disk.open(&path).and_then(|file| file.len()).map_err(|e| Error::io("open", &path, e))?;
     let file = disk.segment(&path, len).map_err(|e| Error::io("open", &path, e))?;
     let header = read_header(&path, number, hard.saved().identity, &|at, buf| file.read(at, buf))?;
-    let segment = LogSegment::new(Body::Mapped(file), path.clone(), None, &header, offset);
+    let segment = LogSegment::new(Body::Writable(file), path.clone(), None, &header, offset);
     let failed = |source| Error::SyncFailed { path: path.clone(), source };
     zero(&segment, offset, len).map_err(failed)?;
     disk.sync_dir(dir).map_err(failed)?;
@@ -290,7 +291,7 @@ fn newest_segment(disk: &dyn Disk, path: &Path, number: u64, identity: u128, cha
     let file = disk.segment(path, len).map_err(|e| Error::io("open", path, e))?;
     let read = |at, buf: &mut [u8]| file.read(at, buf);
     let (header, records, tail) = judge_newest(path, number, identity, chain, durable_end, len, &read)?;
-    let segment = LogSegment::new(Body::Mapped(file.clone()), path.to_owned(), None, &header, records.end);
+    let segment = LogSegment::new(Body::Writable(file.clone()), path.to_owned(), None, &header, records.end);
     let failed = |source| Error::SyncFailed { path: path.to_owned(), source };
     if tail.is_dirty {
         if tail.cut_bytes > 0 {

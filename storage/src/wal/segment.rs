@@ -97,10 +97,10 @@ pub(super) fn number_of(path: &Path) -> Option<u64> {
     if digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
-/// How a segment's bytes are reached. Only segments that were written by this process, and the newest, are mapped.
+/// How a segment's bytes are reached. Only segments that were written by this process, and the newest, can be written.
 #[derive(Debug)]
 pub(super) enum Body {
-    Mapped(Arc<dyn Segment>),
+    Writable(Arc<dyn Segment>),
     Sealed { file: Arc<dyn ReadAt>, len: u64 },
 }
 
@@ -137,7 +137,7 @@ impl LogSegment {
     /// The same segment, opened to be written too.
     pub(super) fn reopened(&self, file: Arc<dyn Segment>) -> LogSegment {
         LogSegment {
-            body: Body::Mapped(file),
+            body: Body::Writable(file),
             path: self.path.clone(),
             unpublished: None,
             number: self.number,
@@ -149,36 +149,36 @@ impl LogSegment {
 
     pub(super) fn len(&self) -> u64 {
         match &self.body {
-            Body::Mapped(file) => file.len(),
+            Body::Writable(file) => file.len(),
             Body::Sealed { len, .. } => *len,
         }
     }
 
-    pub(super) fn is_mapped(&self) -> bool {
-        matches!(self.body, Body::Mapped(_))
+    pub(super) fn is_writable(&self) -> bool {
+        matches!(self.body, Body::Writable(_))
     }
 
-    /// The map to store through.
+    /// The file to store into.
     ///
     /// # Panics
     /// If it was opened only to be read.
-    pub(super) fn mapped(&self) -> &Arc<dyn Segment> {
+    pub(super) fn writable(&self) -> &Arc<dyn Segment> {
         match &self.body {
-            Body::Mapped(file) => file,
-            Body::Sealed { .. } => panic!("only mapped segments are written"),
+            Body::Writable(file) => file,
+            Body::Sealed { .. } => panic!("only writable segments are written"),
         }
     }
 
-    pub(super) fn into_mapped(self) -> Option<Arc<dyn Segment>> {
+    pub(super) fn into_writable(self) -> Option<Arc<dyn Segment>> {
         match self.body {
-            Body::Mapped(file) => Some(file),
+            Body::Writable(file) => Some(file),
             Body::Sealed { .. } => None,
         }
     }
 
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         match &self.body {
-            Body::Mapped(file) => file.read(offset, buf),
+            Body::Writable(file) => file.read(offset, buf),
             Body::Sealed { file, .. } => file.read_exact_at(buf, offset),
         }
         .map_err(|e| Error::io("read", self.current_path(), e))

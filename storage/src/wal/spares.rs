@@ -29,7 +29,7 @@ pub(super) struct Spare {
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     ready: Vec<Spare>,
-    /// Files of an earlier process, or never mapped in this one: path and length.
+    /// Files of an earlier process, or never written in this one: path and length.
     pub(super) cold: Vec<(PathBuf, u64)>,
     /// Renamed, perhaps still read.
     read: Vec<(Arc<LogSegment>, PathBuf)>,
@@ -44,9 +44,9 @@ impl Spares {
     fn refresh(&mut self) {
         for (segment, path) in std::mem::take(&mut self.read) {
             match Arc::try_unwrap(segment) {
-                Ok(segment) => match segment.into_mapped() {
+                Ok(segment) => match segment.into_writable() {
                     Some(file) => self.ready.push(Spare { file, path, recycled: true }),
-                    None => unreachable!("only mapped segments wait for their readers"),
+                    None => unreachable!("only writable segments wait for their readers"),
                 },
                 Err(segment) => self.read.push((segment, path)),
             }
@@ -181,7 +181,7 @@ impl Log {
         self.disk.sync_dir(&self.dir).map_err(|e| self.stop(Error::SyncFailed { path: self.dir.clone(), source: e }))?;
         if let Some(spare) = spare {
             let mut spares = self.spares.lock();
-            match segment.is_mapped() {
+            match segment.is_writable() {
                 true => spares.read.push((segment, spare)),
                 false => spares.cold.push((spare, segment.len())),
             }

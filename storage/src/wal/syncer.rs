@@ -1,12 +1,14 @@
-//! One thread per disk that syncs for all logs on it, and one that prepares and recycles segments.
+//! A few threads per disk that sync for all logs on it, and one that prepares and recycles segments.
 //!
-//! The syncing thread takes all requests that wait, syncs each log once up to its newest record, and runs the callbacks of
-//! that log. While it syncs, the next requests gather: that is the whole group commit, without a timer. When a log has
-//! been quiet for [`QUIET`] after a sync, it gets a mark (see [`record`](super::record)).
+//! Each log belongs to one syncing thread. It takes all requests that wait, syncs each of its logs once up to its newest
+//! record, and runs the callbacks of that log. While it syncs, the next requests gather: that is the whole group commit,
+//! without a timer. Two threads let the logs of two shards be on their way to the disk at once; more would only wait for
+//! it. When a log has been quiet for [`QUIET`] after a sync, it gets a mark (see [`record`](super::record)).
 //!
 //! Both queues are bounded. A full request queue makes `sync_then` wait for the disk; a full chore queue drops the chore,
 //! and whoever needs what it would have prepared does it himself.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,14 +24,16 @@ use crate::Error;
 /// What is called when a sync is over.
 pub type Done = Box<dyn FnOnce(std::result::Result<Synced, Arc<Error>>) + Send>;
 
-/// Requests that may wait for a sync.
+/// Syncs of one disk that are under way at once.
+const SYNCING_THREADS: usize = 2;
+/// Requests that may wait for a thread's sync.
 const REQUESTS: usize = 1024;
 /// Chores that may wait.
 const CHORES: usize = 64;
 /// After this time without a sync a log gets its mark.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// One thread per disk that syncs for all logs on it. Clones share the thread; it ends when the last is gone.
+/// The threads that sync for all logs on one disk. Clones share them; they end when the last is gone.
 #[derive(Clone, Debug)]
 pub struct Syncer {
     metrics: Metrics,
@@ -38,8 +42,10 @@ pub struct Syncer {
 
 #[derive(Clone, Debug)]
 struct Threads {
-    requests: Sender<Request>,
+    requests: [Sender<Request>; SYNCING_THREADS],
     chores: Sender<Chore>,
+    /// Logs so far: they take turns on the threads.
+    logs: Arc<AtomicUsize>,
 }
 
 pub(super) struct Request {
@@ -63,14 +69,17 @@ impl Syncer {
     /// If the system has no thread to give.
     pub fn start() -> Syncer {
         let metrics = Metrics::default();
-        let (requests, waiting) = bounded(REQUESTS);
         let (chores, waiting_chores) = bounded(CHORES);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(work).expect("the system gives a thread at start");
         };
-        spawn("wal-sync", Box::new(move || sync_until_closed(&waiting)));
+        let requests = std::array::from_fn(|lane| {
+            let (requests, waiting) = bounded(REQUESTS);
+            spawn(&format!("wal-sync-{lane}"), Box::new(move || sync_until_closed(&waiting)));
+            requests
+        });
         spawn("wal-chores", Box::new(move || waiting_chores.iter().for_each(Chore::run)));
-        Syncer { metrics, threads: Some(Threads { requests, chores }) }
+        Syncer { metrics, threads: Some(Threads { requests, chores, logs: Arc::default() }) }
     }
 
     /// Syncs on the caller's own thread before `sync_then` returns, writes no marks by itself: for tests that must run the
@@ -84,10 +93,15 @@ impl Syncer {
         &self.metrics
     }
 
+    /// The thread of a new log.
+    pub(super) fn lane(&self) -> usize {
+        self.threads.as_ref().map_or(0, |threads| threads.logs.fetch_add(1, Ordering::Relaxed) % SYNCING_THREADS)
+    }
+
     pub(super) fn request(&self, request: Request) {
         let refused = match &self.threads {
             None => return serve(request.log.clone(), vec![request]),
-            Some(threads) => threads.requests.send(request),
+            Some(threads) => threads.requests[request.log.lane].send(request),
         };
         if let Err(refused) = refused {
             let request = refused.into_inner();

@@ -1,6 +1,6 @@
 //! Append and sync through the log, beside `pwrite` + `fdatasync` of the same bytes on a file of the same kind.
 //!
-//! `cargo bench -p bench --bench wal` prints the time of one durable append of 256 B, 4 KiB, 64 KiB and 1 MiB. Both sides
+//! `cargo bench -p storage --bench wal` prints the time of one durable append of 256 B, 4 KiB, 64 KiB and 1 MiB. Both sides
 //! write over pages that the page cache holds, written with zeros and synced before: the log recycles its segments, the
 //! plain file is written round and round. `WAL_DIR` names the folder (the system's temporary folder by default; it should
 //! be on the disk that is asked about).
@@ -19,6 +19,9 @@ use storage::wal::{NewRecord, Syncer, Wal, WalOptions};
 
 const SIZES: [usize; 4] = [256, 4 * 1024, 64 * 1024, 1024 * 1024];
 const SEGMENT: u64 = 64 * 1024 * 1024;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     divan::main();

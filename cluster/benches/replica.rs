@@ -1,6 +1,6 @@
 //! What agreement costs on a group of one: writes through [`Cluster::write`] against the same log and shard without raft.
 //!
-//! `cargo bench -p bench --bench replica [-- SECONDS]`. Two loads, 64 writers each that wait for their answer: parts of one
+//! `cargo bench -p cluster --bench replica [-- SECONDS]`. Two loads, 64 writers each that wait for their answer: parts of one
 //! row (a bare device) and parts of 5,000 rows (a gateway). `direct` is one thread that does what a replica does (take
 //! all that waits, encode, append, sync, apply, answer) on `storage::wal` and `storage::Shard`, and never flushes. CPU is
 //! the whole process's, clients included.
@@ -24,6 +24,9 @@ const WRITERS: u64 = 64;
 const NOW: Timestamp = Timestamp(1_780_000_000_000_000_000);
 const FLUSH_BYTES: usize = 64 << 20;
 const LAST_ROWS_BYTES: usize = 16 << 20;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let seconds = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(5.0);

@@ -1,6 +1,6 @@
 //! Text to batches: our parser beside the `influxdb-line-protocol` crate, on the same lines in the same run.
 //!
-//! `cargo bench -p bench --bench parse` prints rows per second. The other crate stops at its own structures (borrowed
+//! `cargo bench -p ingest --bench parse` prints rows per second. The other crate stops at its own structures (borrowed
 //! names and values of one line); ours builds the columns that the log takes.
 
 use std::cell::Cell;
@@ -75,6 +75,7 @@ fn options(schema: Option<&Arc<DatabaseSchema>>) -> ParseOptions<'_> {
         schema,
         cutoff: None,
         limits: LineLimits::default(),
+        map: None,
     }
 }
 

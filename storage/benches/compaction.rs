@@ -13,6 +13,9 @@ const PARTS: usize = 6;
 /// Rows of each device in each of them.
 const ROWS_PER_DEVICE: usize = 12;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let (place, metas) = flushed();
     let edit = run(&place, &metas);

@@ -9,6 +9,9 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use storage::parquet_file::Effort;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     for effort in [Effort::Cheap, Effort::Rich] {
         let fleet = fleet::Fleet::new(0, fleet::ROWS_PER_DEVICE);
