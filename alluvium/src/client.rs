@@ -1,8 +1,9 @@
-//! The little HTTP client of the commands: one server, plain HTTP, answers as streams.
+//! The little HTTP client of the commands: one server, with TLS or without, answers as streams.
 //!
 //! It retries nothing; who may send again, and what, is the command's business. An answer that breaks off in the middle
 //! is an error, never a shorter answer.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,10 @@ use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use simulator::connect::Connector;
+
+use crate::tls;
 
 /// Where the server is, and who asks.
 #[derive(Args, Clone, Debug)]
@@ -28,16 +31,19 @@ pub struct ServerArgs {
     /// Access token, where the server wants one
     #[arg(long, env = "ALLUVIUM_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+
+    /// Authorities that may vouch for an https server, PEM [default: the system's]
+    #[arg(long, env = "ALLUVIUM_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Errors and small answers are read whole, up to this.
 const SMALL_ANSWER_BYTES: usize = 16 << 20;
 
 /// A server that can be asked; connections are kept and used again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
-    http: HyperClient<HttpConnector, Full<Bytes>>,
+    http: HyperClient<Connector, Full<Bytes>>,
     base: String,
     /// The database that requests are about.
     pub db: String,
@@ -55,6 +61,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// An https address, and nobody to trust.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// Nobody answers there.
     #[error("could not reach {url}: {why}\n  is a server running there? 'alluvium serve' starts one; --url or ALLUVIUM_URL names another")]
     Unreachable {
@@ -97,10 +106,8 @@ impl Client {
     /// A client of the server at `args.url`; connects on the first request.
     pub fn new(args: &ServerArgs) -> Result<Client, Error> {
         let base = base_of(&args.url)?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let http = HyperClient::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+        let trusted = if base.starts_with("https:") { Some(tls::trust(args.ca_file.as_deref())?) } else { None };
+        let http = HyperClient::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(Connector::new(trusted));
         Ok(Client { http, base, db: args.db.clone(), token: args.token.clone() })
     }
 
@@ -185,11 +192,9 @@ fn base_of(url: &str) -> Result<String, Error> {
     let wrong = |why: &str| Error::BadAddress { url: url.to_owned(), why: why.to_owned() };
     let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let uri: Uri = with_scheme.parse().map_err(|e| wrong(&format!("{e}")))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(wrong("only http is spoken"));
-    }
+    let scheme = uri.scheme_str().filter(|s| matches!(*s, "http" | "https")).ok_or_else(|| wrong("only http and https are spoken"))?;
     let authority = uri.authority().filter(|a| !a.host().is_empty()).ok_or_else(|| wrong("it names no host"))?;
-    Ok(format!("http://{authority}{}", uri.path().trim_end_matches('/')))
+    Ok(format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')))
 }
 
 #[cfg(test)]
@@ -203,10 +208,11 @@ mod tests {
             ("localhost:2558/", "http://localhost:2558"),
             ("[::1]:2558", "http://[::1]:2558"),
             ("http://gate/alluvium/", "http://gate/alluvium"),
+            ("https://gate:443", "https://gate:443"),
         ] {
             assert_eq!(base_of(typed).unwrap(), base);
         }
-        for wrong in ["https://x", "", "http://", "ftp://x", "a b"] {
+        for wrong in ["", "http://", "ftp://x", "a b"] {
             assert!(base_of(wrong).is_err(), "{wrong:?}");
         }
     }

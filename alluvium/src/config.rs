@@ -9,18 +9,23 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use cluster::Roles;
 
 use crate::exit::Exit;
 use crate::telemetry::LogFormat;
 
 /// Where settings are read from when `--config` is not given: the first that exists.
 pub const DEFAULT_FILES: [&str; 2] = ["alluvium.toml", "/etc/alluvium/alluvium.toml"];
+
+/// Settings whose values are shown to nobody.
+const SECRET: [&str; 1] = ["admin_token"];
 
 /// Everything that can be set on a node.
 #[derive(Args, Clone, Debug)]
@@ -29,9 +34,40 @@ pub struct Settings {
     #[arg(long, env = "ALLUVIUM_DATA_DIR", value_name = "DIR", default_value = "./alluvium-data")]
     pub data_dir: PathBuf,
 
-    /// Address for HTTP; port 0 picks a free one. Only loopback, as there are no access tokens yet
+    /// Address for HTTP; port 0 picks a free one. Beyond loopback only with an access token
     #[arg(long, env = "ALLUVIUM_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:2558")]
     pub listen: String,
+
+    /// Certificate for HTTPS, PEM; read again when it changes
+    #[arg(long, env = "ALLUVIUM_TLS_CERT", value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub tls_cert: Maybe<PathBuf>,
+
+    /// Key of that certificate, PEM
+    #[arg(long, env = "ALLUVIUM_TLS_KEY", value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub tls_key: Maybe<PathBuf>,
+
+    /// Admin token; better by the variable or the file than by the flag, which other users of the machine can see
+    #[arg(
+        long,
+        env = "ALLUVIUM_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true,
+        help_heading = "Access"
+    )]
+    pub admin_token: String,
+
+    /// File that holds the admin token
+    #[arg(
+        long,
+        env = "ALLUVIUM_ADMIN_TOKEN_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Access"
+    )]
+    pub admin_token_file: Maybe<PathBuf>,
 
     /// Name of this node [default: the machine's name]
     #[arg(long, env = "ALLUVIUM_NODE_ID", value_name = "NAME", default_value_t = machine_name(), hide_default_value = true)]
@@ -43,6 +79,99 @@ pub struct Settings {
         value_parser = clap::value_parser!(u32).range(1..=1024)
     )]
     pub shards: u32,
+
+    /// What this node does: any of ingest, storage, query
+    #[arg(long, env = "ALLUVIUM_ROLES", value_name = "ROLE,...", default_value = "ingest,storage,query", help_heading = "Cluster")]
+    pub roles: Roles,
+
+    /// Nodes to ask for the cluster; a name with several addresses stands for all of them
+    #[arg(
+        long,
+        env = "ALLUVIUM_JOIN",
+        value_name = "HOST:PORT,...",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub join: Addresses,
+
+    /// Found a cluster once so many storage nodes have found each other [default: never]
+    #[arg(
+        long,
+        env = "ALLUVIUM_BOOTSTRAP_EXPECT",
+        value_name = "N",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub bootstrap_expect: Maybe<NonZeroU32>,
+
+    /// Replicas of each shard of a new cluster [default: 1 alone, 3 once joined]
+    #[arg(long, env = "ALLUVIUM_REPLICAS", value_name = "N", default_value = "", hide_default_value = true, help_heading = "Cluster")]
+    pub replicas: Maybe<NonZeroU32>,
+
+    /// Address for other nodes; opened only in a cluster
+    #[arg(long, env = "ALLUVIUM_RPC_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:2559", help_heading = "Cluster")]
+    pub rpc_listen: String,
+
+    /// How clients reach this node [default: where it listens]
+    #[arg(
+        long,
+        env = "ALLUVIUM_ADVERTISE",
+        value_name = "HOST:PORT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub advertise: Maybe<String>,
+
+    /// How other nodes reach this one [default: where it listens]
+    #[arg(
+        long,
+        env = "ALLUVIUM_RPC_ADVERTISE",
+        value_name = "HOST:PORT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub rpc_advertise: Maybe<String>,
+
+    /// File with a secret that all nodes of the cluster share
+    #[arg(
+        long,
+        env = "ALLUVIUM_CLUSTER_SECRET_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub cluster_secret_file: Maybe<PathBuf>,
+
+    /// Certificate that nodes show each other, PEM; read again when it changes
+    #[arg(
+        long,
+        env = "ALLUVIUM_RPC_TLS_CERT",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub rpc_tls_cert: Maybe<PathBuf>,
+
+    /// Key of that certificate, PEM
+    #[arg(
+        long,
+        env = "ALLUVIUM_RPC_TLS_KEY",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Cluster"
+    )]
+    pub rpc_tls_key: Maybe<PathBuf>,
+
+    /// Authority that vouches for nodes' certificates, PEM
+    #[arg(long, env = "ALLUVIUM_RPC_CA", value_name = "FILE", default_value = "", hide_default_value = true, help_heading = "Cluster")]
+    pub rpc_ca: Maybe<PathBuf>,
 
     /// Logs on standard error as text for eyes or JSON for machines
     #[arg(long, env = "ALLUVIUM_LOG_FORMAT", value_name = "text|json", default_value = "text")]
@@ -87,6 +216,28 @@ pub struct Settings {
     #[arg(long, env = "ALLUVIUM_QUERY_TIMEOUT", value_name = "DURATION", default_value = "60s", help_heading = "Asking")]
     pub query_timeout: Span,
 
+    /// Queries under way at once; beyond it 429
+    #[arg(
+        long, env = "ALLUVIUM_QUERY_MAX_CONCURRENT", value_name = "N", default_value_t = 256, help_heading = "Asking",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub query_max_concurrent: u32,
+
+    /// Queries under way at once with one token; beyond it 429
+    #[arg(
+        long, env = "ALLUVIUM_QUERY_MAX_CONCURRENT_PER_TOKEN", value_name = "N", default_value_t = 128, help_heading = "Asking",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub query_max_concurrent_per_token: u32,
+
+    /// Longest statement; beyond it 400
+    #[arg(long, env = "ALLUVIUM_QUERY_MAX_SQL_BYTES", value_name = "BYTES", default_value = "1MiB", help_heading = "Asking")]
+    pub query_max_sql_bytes: ByteCount,
+
+    /// Room on disk for what queries cannot keep in memory; beyond it 507
+    #[arg(long, env = "ALLUVIUM_QUERY_SPILL_BYTES", value_name = "BYTES", default_value = "10GiB", help_heading = "Asking")]
+    pub query_spill_bytes: ByteCount,
+
     /// How long requests that are being answered may take after SIGTERM or Ctrl-C
     #[arg(long, env = "ALLUVIUM_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "15s", help_heading = "Connections")]
     pub drain_timeout: Span,
@@ -99,6 +250,43 @@ pub struct Settings {
     pub max_connections: u32,
 }
 
+impl Settings {
+    /// What no setting can tell by itself.
+    fn check(&self) -> Result<(), String> {
+        let pairs = [
+            ("tls_cert", self.tls_cert.0.is_some(), "tls_key", self.tls_key.0.is_some()),
+            ("rpc_tls_cert", self.rpc_tls_cert.0.is_some(), "rpc_tls_key", self.rpc_tls_key.0.is_some()),
+            ("rpc_tls_cert", self.rpc_tls_cert.0.is_some(), "rpc_ca", self.rpc_ca.0.is_some()),
+        ];
+        for (one, has_one, other, has_other) in pairs {
+            if has_one != has_other {
+                let (there, missing) = if has_one { (one, other) } else { (other, one) };
+                return Err(format!("{there} is given without {missing}: the two belong together"));
+            }
+        }
+        if let Some(expected) = self.bootstrap_expect.0 {
+            if !self.roles.storage {
+                return Err(format!(
+                    "a node with the roles {} cannot found a cluster: only storage nodes can (bootstrap_expect)",
+                    self.roles
+                ));
+            }
+            if expected.get() > 1 && self.join.0.is_empty() {
+                return Err(format!("bootstrap_expect = {expected} needs join: how else would {expected} nodes find each other?"));
+            }
+        }
+        if !self.roles.storage && self.join.0.is_empty() {
+            return Err(format!("a node with the roles {} keeps no data itself: it needs join to find those that do", self.roles));
+        }
+        Ok(())
+    }
+
+    /// Whether the settings put the node into a cluster of several; its directory may say so too.
+    pub fn is_clustered(&self) -> bool {
+        !self.join.0.is_empty() || self.bootstrap_expect.0.is_some() || self.roles != Roles::ALL
+    }
+}
+
 fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(1024) as u32)
 }
@@ -108,6 +296,37 @@ fn machine_name() -> String {
     match name.trim() {
         "" => "node-1".to_owned(),
         name => name.to_owned(),
+    }
+}
+
+/// A setting that may be absent, which is written as nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maybe<T>(pub Option<T>);
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for Maybe<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Maybe<T>, String> {
+        match text.trim() {
+            "" => Ok(Maybe(None)),
+            text => text.parse().map(|value| Maybe(Some(value))).map_err(|e: T::Err| e.to_string()),
+        }
+    }
+}
+
+/// Addresses, written as `host:port,host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses(pub Vec<String>);
+
+impl FromStr for Addresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Addresses, String> {
+        let addresses: Vec<String> = text.split(',').map(str::trim).filter(|a| !a.is_empty()).map(str::to_owned).collect();
+        match addresses.iter().find(|a| !a.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())) {
+            Some(wrong) => Err(format!("'{wrong}' is no address; write it like storage-0:2559")),
+            None => Ok(Addresses(addresses)),
+        }
     }
 }
 
@@ -257,8 +476,12 @@ pub fn load(command: &Command, argv: &[OsString], under: &[&str], file: Option<&
     })?;
     for setting in &mut effective {
         setting.value = matches.get_raw(&setting.key).into_iter().flatten().map(|v| v.to_string_lossy()).collect::<Vec<_>>().join(",");
+        if SECRET.contains(&setting.key.as_str()) && !setting.value.is_empty() {
+            setting.value = "***".to_owned();
+        }
     }
     let settings = Settings::from_arg_matches(&matches).map_err(|e| Exit::Usage(one_line(&e)))?;
+    settings.check().map_err(Exit::Usage)?;
     Ok(Loaded { settings, effective, file })
 }
 
@@ -395,6 +618,34 @@ mod tests {
         assert_eq!(origin_of(&loaded, "listen"), Origin::Flag);
         assert!(matches!(origin_of(&loaded, "shards"), Origin::File(_)));
         assert_eq!(origin_of(&loaded, "flush_bytes"), Origin::Default);
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let loaded = load_with(&["--admin-token", "very secret indeed"], None).unwrap();
+        assert_eq!(loaded.settings.admin_token, "very secret indeed");
+        assert!(!format!("{:?}", loaded.effective).contains("very secret"));
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_together_are_refused() {
+        for (args, says) in [
+            (&["--tls-cert", "a.pem"][..], "tls_cert is given without tls_key"),
+            (&["--rpc-ca", "a.pem"], "rpc_ca is given without rpc_tls_cert"),
+            (&["--roles", "ingest"], "needs join"),
+            (&["--roles", "query", "--join", "a:1", "--bootstrap-expect", "1"], "cannot found a cluster"),
+            (&["--bootstrap-expect", "3"], "needs join"),
+            (&["--join", "storage-0"], "'storage-0' is no address"),
+            (&["--roles", "clerk"], "clerk"),
+            (&["--bootstrap-expect", "0"], "bootstrap-expect"),
+        ] {
+            let error = load_with(args, None).unwrap_err().to_string();
+            assert!(error.contains(says), "{args:?}: {error}");
+        }
+        let loaded = load_with(&["--join", "a:1, b:2", "--roles", "ingest,query"], None).unwrap();
+        assert_eq!(loaded.settings.join.0, ["a:1", "b:2"]);
+        assert!(loaded.settings.is_clustered());
+        assert!(!load_with(&[], None).unwrap().settings.is_clustered());
     }
 
     #[test]

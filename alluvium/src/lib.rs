@@ -6,7 +6,8 @@
 //! | file | answers |
 //! |---|---|
 //! | [`node`] | what a running node is made of, in which order it starts and stops |
-//! | [`listen`] | the accept loop: time limits and sizes of connections |
+//! | [`listen`] | the accept loop: time limits and sizes of connections, who may come in |
+//! | [`tokens`], [`tls`] | access tokens at a node; certificates from files |
 //! | [`config`] | the settings: flag, environment, file, default, and which of them won |
 //! | [`telemetry`] | logs on standard error, `/metrics` |
 //! | [`client`] | the little HTTP client of the commands |
@@ -22,3 +23,5 @@ pub mod listen;
 pub mod node;
 pub mod print;
 pub mod telemetry;
+pub mod tls;
+pub mod tokens;

@@ -17,9 +17,11 @@ use std::time::{Duration, Instant, SystemTime};
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use cluster::{Clock, Cluster, ClusterOptions};
+use axum::Router;
+use cluster::{Clock, Cluster, ClusterOptions, Token};
 use ingest::{Ingest, IngestOptions};
 use model::Timestamp;
+use prometheus_client::registry::Registry;
 use query::{Engine, QueryOptions, RunOptions, Sources};
 use storage::disk::{DirLock, Disk, RealDisk};
 use tokio::net::TcpListener;
@@ -27,8 +29,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Loaded, Settings};
-use crate::listen::{self, Doors, Hosts, Limits};
-use crate::telemetry;
+use crate::listen::{self, Doors, Gate, Hosts, Limits};
+use crate::tls::{self, Tls};
+use crate::{telemetry, tokens};
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +46,9 @@ pub enum Error {
     },
     /// An address that others can reach, and nothing that keeps them out.
     #[error(
-        "refusing to listen on {listen}: this node has no access tokens yet, so whoever reaches that address could read, write and drop \
-         everything\n  ways out: --listen 127.0.0.1:{port} (the default is loopback), with an SSH tunnel or a proxy that asks for \
-         passwords in front of it"
+        "refusing to listen on {listen}: there are no access tokens yet, so whoever reaches that address could read, write and drop \
+         everything\n  ways out: an admin token from outside (ALLUVIUM_ADMIN_TOKEN or --admin-token-file FILE); or start with \
+         --listen 127.0.0.1:{port} first and run 'alluvium token create admin --can admin'; or stay on loopback (the default)"
     )]
     Exposed {
         /// The address.
@@ -73,6 +76,12 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The admin token from outside cannot be used.
+    #[error(transparent)]
+    Token(#[from] tokens::Error),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// What storage said.
     #[error(transparent)]
     Storage(#[from] storage::Error),
@@ -89,6 +98,10 @@ pub enum Error {
 pub struct Ready {
     /// Where it speaks HTTP.
     pub http: SocketAddr,
+    /// The same as a URL.
+    pub url: String,
+    /// Whether requests need an access token.
+    pub needs_token: bool,
     /// Its shards.
     pub shards: usize,
     /// Whether its data directory was empty.
@@ -116,7 +129,14 @@ impl Node {
     pub async fn start(loaded: &Loaded) -> Result<Node, Error> {
         let started = Instant::now();
         let settings = &loaded.settings;
-        let address = loopback_address(&settings.listen).await?;
+        let address = address_of(&settings.listen).await?;
+        let outside = tokens::from_outside(settings, now())?;
+        let exposed = || Error::Exposed { listen: settings.listen.clone(), port: address.port() };
+        let has_tokens_outside = outside.is_some() || address.ip().is_loopback();
+        if !has_tokens_outside && !settings.is_clustered() && !settings.data_dir.join("meta").exists() {
+            return Err(exposed());
+        }
+        let tls = tls_of(settings)?;
         let is_new = make_data_dir(&settings.data_dir)?;
         let lock = DirLock::take(&settings.data_dir)?;
         let node_file = settings.data_dir.join("node.json");
@@ -127,13 +147,24 @@ impl Node {
         let clock: Clock = Arc::new(now);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let cluster = Cluster::start(cluster_options(settings, disk.clone(), clock.clone())).await?;
+        let reset = tokens::reset_left(&settings.data_dir)?;
+        if !has_tokens_outside && reset.is_none() && !cluster.has_tokens() {
+            cluster.shutdown().await;
+            return Err(exposed());
+        }
+        if let Some(token) = &reset {
+            tokio::spawn(tokens::hand_over(cluster.clone(), token.clone(), settings.data_dir.clone()));
+        }
+        let outside: Vec<Arc<Token>> = outside.into_iter().chain(reset).map(Arc::new).collect();
+        let needs_token = !outside.is_empty() || cluster.has_tokens();
         let shards = cluster.shards().len();
+        let url = format!("{}://{http}", if tls.is_some() { "https" } else { "http" });
         let (closing, closed) = watch::channel(false);
-        let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, listener, http, closed)?;
+        let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, Door { listener, http, tls, outside }, closed)?;
 
         write_node_file(&node_file, &settings.node_id, http)?;
         let free_bytes = disk.free_bytes(&settings.data_dir).ok();
-        let ready = Ready { http, shards, is_new, free_bytes, took: started.elapsed() };
+        let ready = Ready { http, url, needs_token, shards, is_new, free_bytes, took: started.elapsed() };
         Ok(Node { ready, cluster, ingest, closing, doors, drain_timeout: settings.drain_timeout.0, node_file, _lock: lock })
     }
 
@@ -172,15 +203,20 @@ impl Node {
     }
 }
 
-/// Listening where others can reach it needs access tokens, which do not exist yet.
-async fn loopback_address(listen: &str) -> Result<SocketAddr, Error> {
+/// The address of a name; of several the one that others can reach, so that none is exposed by chance.
+async fn address_of(listen: &str) -> Result<SocketAddr, Error> {
     let wrong = |why| Error::BadListen { listen: listen.to_owned(), why };
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen).await.map_err(wrong)?.collect();
-    match addresses.iter().find(|a| !a.ip().is_loopback()).or(addresses.first()) {
-        Some(address) if address.ip().is_loopback() => Ok(*address),
-        Some(address) => Err(Error::Exposed { listen: listen.to_owned(), port: address.port() }),
-        None => Err(wrong(io::Error::other("the name has no address"))),
-    }
+    let reachable = addresses.iter().find(|a| !a.ip().is_loopback()).or(addresses.first());
+    reachable.copied().ok_or_else(|| wrong(io::Error::other("the name has no address")))
+}
+
+/// What clients' connections are encrypted with, kept fresh.
+fn tls_of(settings: &Settings) -> Result<Option<Arc<Tls>>, Error> {
+    let (Some(cert), Some(key)) = (settings.tls_cert.0.clone(), settings.tls_key.0.clone()) else { return Ok(None) };
+    let tls = Tls::load(tls::Files { cert, key, authority: None })?;
+    tokio::spawn(tls.clone().keep_fresh());
+    Ok(Some(tls))
 }
 
 /// Makes the folder, readable by its owner only; `true` if there was nothing in it.
@@ -212,13 +248,28 @@ fn cluster_options(settings: &Settings, disk: Arc<dyn Disk>, clock: Clock) -> Cl
     }
 }
 
+/// Where clients come in, and what they are asked.
+struct Door {
+    listener: TcpListener,
+    http: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    outside: Vec<Arc<Token>>,
+}
+
+/// All that is answered beside the writes.
+pub fn router(ingest: Arc<Ingest>, engine: Arc<Engine>, cluster: Arc<Cluster>, clock: Clock, registry: Registry) -> Router {
+    ingest::http::router(ingest)
+        .merge(query::http::router(engine))
+        .merge(telemetry::router(registry))
+        .merge(tokens::http::router(cluster, clock))
+}
+
 /// Wires ingest and query to the shards and to the accept loop.
 fn open_doors(
     loaded: &Loaded,
     cluster: Arc<Cluster>,
     clock: Clock,
-    listener: TcpListener,
-    http: SocketAddr,
+    door: Door,
     closed: watch::Receiver<bool>,
 ) -> Result<(Arc<Ingest>, JoinHandle<()>), Error> {
     let settings = &loaded.settings;
@@ -234,10 +285,14 @@ fn open_doors(
     );
     let options = QueryOptions {
         memory_bytes: settings.query_memory_bytes.0 as usize,
+        spill_bytes: settings.query_spill_bytes.0,
         default_timeout: settings.query_timeout.0,
+        max_concurrent: settings.query_max_concurrent as usize,
+        max_concurrent_per_token: settings.query_max_concurrent_per_token as usize,
+        max_sql_bytes: settings.query_max_sql_bytes.0 as usize,
         ..QueryOptions::new(settings.data_dir.join("spill"), clock.clone())
     };
-    let sources = sources(loaded, http, clock(), ingest.clone());
+    let sources = sources(loaded, door.http, clock(), ingest.clone());
     let engine = Engine::new(cluster.clone(), options, sources)?;
     ingest.ask_tag_values(tag_values(engine.clone()));
 
@@ -248,11 +303,12 @@ fn open_doors(
     engine.metrics().register(&mut registry);
     listen_metrics.register(&mut registry);
 
-    let router = ingest::http::router(ingest.clone()).merge(query::http::router(engine)).merge(telemetry::router(registry));
-    let hosts = Hosts::new([settings.listen.as_str(), settings.node_id.as_str()]);
+    let router = router(ingest.clone(), engine, cluster.clone(), clock, registry);
+    let hosts = Hosts::new([&settings.listen, &settings.node_id].into_iter().chain(&settings.advertise.0).map(String::as_str));
     let limits = Limits { connections: settings.max_connections, drain: settings.drain_timeout.0, ..Limits::default() };
-    let doors = Doors { ingest: ingest.clone(), router, hosts, metrics: listen_metrics };
-    Ok((ingest, tokio::spawn(listen::serve(listener, doors, limits, closed))))
+    let gate = Gate::new(cluster, door.outside, hosts);
+    let doors = Doors { ingest: ingest.clone(), router, gate, tls: door.tls, metrics: listen_metrics };
+    Ok((ingest, tokio::spawn(listen::serve(door.listener, doors, limits, closed))))
 }
 
 /// What SQL shows of this process.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::listen::{self, Doors, Hosts, Limits};
+use alluvium::listen::{self, Doors, Gate, Hosts, Limits};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
@@ -29,9 +29,9 @@ struct Server {
     address: String,
     close: watch::Sender<bool>,
     ended: JoinHandle<()>,
-    /// Lets `/slow` answer.
+    /// Lets `/sql` answer.
     go: Arc<Notify>,
-    /// Says when `/slow` has begun and when `/endless` was given up.
+    /// Says when `/sql` has begun and when `/api/v3/query_sql` was given up.
     events: mpsc::Receiver<&'static str>,
     _dir: TempDir,
 }
@@ -63,7 +63,7 @@ impl Server {
         .await
         .expect("the node starts");
         let ingest = Ingest::new(
-            cluster,
+            cluster.clone(),
             IngestOptions { auto_create_databases: true, max_body_bytes: 1 << 20, max_in_flight_bytes: 64 << 20, clock, origin: 1 },
         );
         let (say, events) = mpsc::channel(16);
@@ -72,7 +72,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let (close, closed) = watch::channel(false);
-        let doors = Doors { ingest, router, hosts: Hosts::new(["node.example"]), metrics: listen::Metrics::default() };
+        let gate = Gate::new(cluster, Vec::new(), Hosts::new(["node.example"]));
+        let doors = Doors { ingest, router, gate, tls: None, metrics: listen::Metrics::default() };
         let ended = tokio::spawn(listen::serve(listener, doors, limits, closed));
         Server { address, close, ended, go, events, _dir: dir }
     }
@@ -93,7 +94,7 @@ impl Server {
     }
 }
 
-/// `/slow` answers when told to; `/endless` sends for ever.
+/// `/sql` answers when told to; `/api/v3/query_sql` sends for ever: query, which has these paths, is not here.
 fn test_routes(go: Arc<Notify>, say: mpsc::Sender<&'static str>) -> Router {
     let begun = say.clone();
     let slow = move || {
@@ -112,7 +113,7 @@ fn test_routes(go: Arc<Notify>, say: mpsc::Sender<&'static str>) -> Router {
         });
         async move { Body::from_stream(pieces) }
     };
-    Router::new().route("/slow", get(slow)).route("/endless", get(endless))
+    Router::new().route("/sql", get(slow)).route("/api/v3/query_sql", get(endless))
 }
 
 async fn in_time<T>(what: impl Future<Output = T>) -> T {
@@ -158,6 +159,25 @@ async fn every_answer_says_who_answers_and_which_request_it_was() {
             assert_eq!(answer.matches(&format!("\r\n{header}")).count(), 1, "{header} in {answer}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_by_name_too() {
+    let server = Server::start(Limits::default()).await;
+    for (text, status) in [("nonsense\r\n\r\n".to_owned(), 400), (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000)), 414)] {
+        let answer = server.ask(&text).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        for header in ["x-influxdb-version: ", "x-request-id: "] {
+            assert_eq!(answer.matches(&format!("\r\n{header}")).count(), 1, "{header} in {answer}");
+        }
+        assert!(answer.contains("\r\ncontent-length: 0\r\n"), "{answer}");
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(WRITE.as_bytes()).await.expect("the request is read");
+    assert!(head_of(&mut stream).await.starts_with("HTTP/1.1 204 "));
+    stream.write_all(b"nonsense\r\n\r\n").await.expect("the kernel takes it");
+    let answer = rest_of(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("\r\nx-request-id: "), "{answer}");
 }
 
 #[tokio::test]
@@ -247,7 +267,7 @@ async fn a_body_that_trickles_is_a_408() {
 async fn a_client_that_never_reads_is_cut_and_its_answer_given_up() {
     let mut server = Server::start(short(|limits| limits.stalled = Duration::from_millis(100))).await;
     let mut stream = server.connect().await;
-    stream.write_all(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the request is read");
+    stream.write_all(b"GET /api/v3/query_sql HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the request is read");
     assert_eq!(server.event().await, "endless was given up");
 }
 
@@ -272,7 +292,7 @@ async fn requests_under_way_are_finished_when_the_node_stops() {
     idle.write_all(WRITE.as_bytes()).await.expect("the request is read");
     assert!(head_of(&mut idle).await.starts_with("HTTP/1.1 204 "));
     let mut busy = server.connect().await;
-    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the request is read");
+    busy.write_all(b"GET /sql HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the request is read");
     assert_eq!(server.event().await, "slow has begun");
     server.close.send(true).expect("the server is there");
     assert_eq!(rest_of(&mut idle).await, "");
@@ -287,7 +307,7 @@ async fn requests_under_way_are_finished_when_the_node_stops() {
 async fn a_request_that_does_not_end_does_not_hold_up_the_stop_for_ever() {
     let mut server = Server::start(short(|limits| limits.drain = Duration::from_millis(100))).await;
     let mut busy = server.connect().await;
-    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the request is read");
+    busy.write_all(b"GET /sql HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the request is read");
     assert_eq!(server.event().await, "slow has begun");
     server.close.send(true).expect("the server is there");
     in_time(&mut server.ended).await.expect("the loop ends");

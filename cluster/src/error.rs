@@ -4,6 +4,8 @@ use model::schema::SchemaError;
 use model::{ErrorKind, ShardId};
 use thiserror::Error;
 
+use crate::tokens::{MAX_TOKEN_NAME_BYTES, MAX_TOKENS};
+
 /// An error of this crate; [`kind`](Error::kind) tells what can be done about it.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -30,6 +32,29 @@ pub enum Error {
         /// Its routing tag.
         routing_tag: String,
     },
+    /// A token's name that another one has.
+    #[error("there is a token '{name}' already: revoke it first, or choose another name")]
+    TokenExists {
+        /// The name.
+        name: String,
+    },
+    /// A token's name that is empty, too long or not printable.
+    #[error("a token's name is 1 to {MAX_TOKEN_NAME_BYTES} bytes of printable text")]
+    BadTokenName,
+    /// As many tokens as there may be.
+    #[error("there are {MAX_TOKENS} tokens already: revoke those that nobody uses")]
+    TooManyTokens,
+    /// A token that nobody made.
+    #[error("there is no token '{name}'")]
+    NoToken {
+        /// Its name.
+        name: String,
+    },
+    /// Nobody could make or revoke tokens any more.
+    #[error(
+        "one token at least must be an admin of all databases: make such a token first (where nobody knows its secret any more,          'alluvium token reset' on a stopped node makes a new one)"
+    )]
+    NoAdminLeft,
     /// Nobody leads the shard right now; outcome known: nothing was stored.
     #[error("shard {shard} has no leader right now")]
     NoLeader {
@@ -95,7 +120,15 @@ impl Error {
     /// What the one who gets it can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Schema(_) | Error::NoDatabase { .. } | Error::NoTable { .. } | Error::DatabaseExists { .. } => ErrorKind::YourRequest,
+            Error::Schema(_)
+            | Error::NoDatabase { .. }
+            | Error::NoTable { .. }
+            | Error::DatabaseExists { .. }
+            | Error::TokenExists { .. }
+            | Error::BadTokenName
+            | Error::TooManyTokens
+            | Error::NoToken { .. }
+            | Error::NoAdminLeft => ErrorKind::YourRequest,
             Error::NoLeader { .. }
             | Error::Unknown { .. }
             | Error::Overloaded { .. }

@@ -12,6 +12,7 @@
 //! | `metadata` | what all nodes agree on: databases, tables, columns, shards |
 //! | [`shard_map`] | device to shard |
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
+//! | [`tokens`] | who is let in, and what they may do |
 //! | `identity`, `state_file`, `room`, `health`, `clock`, [`metrics`] | who a directory belongs to; is there room; must it stop; what time; figures |
 
 mod clock;
@@ -32,6 +33,7 @@ pub mod shard_map;
 mod start;
 mod state_file;
 mod state_machine;
+pub mod tokens;
 mod upkeep;
 
 pub use error::Error;
@@ -40,6 +42,7 @@ pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, ShardStatus};
 pub use shard_map::ShardMap;
 pub use state_file::check_state_files;
 pub use storage::entry::{Outcome, RetryWindow, WritePart};
+pub use tokens::{Access, Forbidden, Permission, Token, TokenHash};
 
 /// What cluster's functions give.
 pub type Result<T> = std::result::Result<T, Error>;

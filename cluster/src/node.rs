@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::replica::Replica;
 use crate::shard_map::ShardMap;
 use crate::start;
+use crate::tokens::{self, MAX_TOKEN_NAME_BYTES, Token};
 use crate::upkeep::Upkeep;
 use crate::{Error, Result};
 
@@ -216,6 +217,44 @@ impl Cluster {
         self.metadata.state().cutoffs.get(&database.id).copied()
     }
 
+    /// Makes an access token known to all nodes. The same one again is fine.
+    pub async fn create_token(&self, token: Token) -> Result<()> {
+        let name = token.name.to_string();
+        if name.is_empty() || name.len() > MAX_TOKEN_NAME_BYTES || name.chars().any(char::is_control) {
+            return Err(Error::BadTokenName);
+        }
+        expect_done(self.metadata.decide(Command::CreateToken { token }).await?, &name, None)
+    }
+
+    /// Puts an access token in the place of whatever has its name.
+    pub async fn reset_token(&self, token: Token) -> Result<()> {
+        let name = token.name.to_string();
+        expect_done(self.metadata.decide(Command::ResetToken { token }).await?, &name, None)
+    }
+
+    /// Forgets an access token: once this returns, this node lets nobody in by it any more, the others within moments.
+    pub async fn revoke_token(&self, name: &str) -> Result<()> {
+        if !self.metadata.state().tokens.contains_key(name) {
+            return Err(Error::NoToken { name: name.to_owned() });
+        }
+        expect_done(self.metadata.decide(Command::RevokeToken { name: name.into() }).await?, name, None)
+    }
+
+    /// All access tokens, by name.
+    pub fn tokens(&self) -> Vec<Arc<Token>> {
+        self.metadata.state().tokens.values().cloned().collect()
+    }
+
+    /// Whether there is any token: from then on requests need one.
+    pub fn has_tokens(&self) -> bool {
+        !self.metadata.state().tokens.is_empty()
+    }
+
+    /// The token of a secret, if there is one.
+    pub fn authorize(&self, secret: &str) -> Option<Arc<Token>> {
+        tokens::find(self.metadata.state().tokens.values(), secret).cloned()
+    }
+
     /// Has a part kept: returns once it is synced by a majority, committed and applied.
     pub async fn write(&self, shard: ShardId, part: WritePart) -> Result<Applied> {
         self.served(shard)?.replica.write(part).await
@@ -350,12 +389,15 @@ impl Drop for Cluster {
     }
 }
 
-/// The error that a decision means, if it means one.
+/// The error that a decision means, if it means one; `database` is the name that was decided on, of a token too.
 fn expect_done(decided: Decided, database: &str, table: Option<&str>) -> Result<()> {
     match decided {
         Decided::Done | Decided::Added { .. } | Decided::Dropped { .. } => Ok(()),
         Decided::Schema(error) => Err(Error::Schema(error)),
         Decided::NoDatabase => Err(Error::NoDatabase { name: database.to_owned() }),
+        Decided::TokenExists => Err(Error::TokenExists { name: database.to_owned() }),
+        Decided::TooManyTokens => Err(Error::TooManyTokens),
+        Decided::NoAdminLeft => Err(Error::NoAdminLeft),
         Decided::NoTable => Err(Error::NoTable { name: table.unwrap_or_default().to_owned() }),
         Decided::DatabaseExists { routing_tag } => {
             Err(Error::DatabaseExists { name: database.to_owned(), routing_tag: routing_tag.to_string() })

@@ -79,6 +79,9 @@ pub enum Error {
         /// The database.
         database: String,
     },
+    /// The sender's token does not allow it.
+    #[error(transparent)]
+    Forbidden(#[from] cluster::Forbidden),
     /// What agreement or storage said.
     #[error(transparent)]
     Cluster(#[from] cluster::Error),
@@ -95,7 +98,8 @@ impl Error {
             | Error::Encoding { .. }
             | Error::NotLineProtocol { .. }
             | Error::BadBody { .. }
-            | Error::SlowBody => ErrorKind::YourRequest,
+            | Error::SlowBody
+            | Error::Forbidden(_) => ErrorKind::YourRequest,
             Error::Overloaded { .. } | Error::ShuttingDown | Error::Moving { .. } | Error::SchemaMoving { .. } => ErrorKind::TryAgain,
             Error::Cluster(error) => error.kind(),
         }

@@ -4,8 +4,8 @@
 //! ([`crate::answer`] has the words). 204 is answered only for points that are durable and visible; 503 always carries
 //! `Retry-After`. [`write`] takes any body, so that the accept loop can call it without a router in between.
 //!
-//! Requests with credentials are let in like all others: there are no tokens yet. They will be checked where the listener
-//! checks `Host` and `Origin`, before anything of a request is looked at here.
+//! Who sends a request is known already: the listener leaves an [`Access`] among its extensions, and what it allows is
+//! checked here, where the database is known. A request without one comes from this process itself.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use cluster::{Access, Permission};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
@@ -86,6 +87,10 @@ where
         }
         None => return StatusCode::NOT_FOUND.into_response(),
     };
+    if let Some(Err(forbidden)) = head.extensions.get().map(|a: &Access| a.check(Permission::Write, Some(&asked.database))) {
+        discard(body, &head.headers, false);
+        return refusal(asked.dialect, &forbidden.into(), id);
+    }
     let mut started = false;
     match answer_write(ingest, &asked, &head.headers, &mut body, &mut started, id).await {
         Ok(response) => response,
@@ -168,6 +173,7 @@ fn status_of(error: &Error) -> (StatusCode, &'static str) {
     match (error, error.kind()) {
         (Error::TooLarge { .. }, _) => (StatusCode::PAYLOAD_TOO_LARGE, "request too large"),
         (Error::Encoding { .. } | Error::NotLineProtocol { .. }, _) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type"),
+        (Error::Forbidden(_), _) => (StatusCode::FORBIDDEN, "forbidden"),
         (Error::SlowBody, _) => (StatusCode::REQUEST_TIMEOUT, "request timeout"),
         (Error::Cluster(cluster::Error::NoDatabase { .. }), _) => (StatusCode::NOT_FOUND, "not found"),
         (Error::Cluster(cluster::Error::DatabaseExists { .. }), _) => (StatusCode::CONFLICT, "conflict"),
@@ -321,10 +327,18 @@ async fn query(State(ingest): State<Arc<Ingest>>, request: Request) -> Response 
         Ok(statements) => statements,
         Err(why) => return bad_query(&why, id),
     };
+    let access: Access = head.extensions.get().cloned().unwrap_or_default();
+    for statement in &statements {
+        if let Some((permission, database)) = statement.needs(&database)
+            && let Err(forbidden) = access.check(permission, Some(database))
+        {
+            return refusal(Dialect::InfluxV1, &forbidden.into(), id);
+        }
+    }
     let mut results = Vec::with_capacity(statements.len());
     for (number, statement) in statements.into_iter().enumerate() {
         let mut result = json!({"statement_id": number});
-        match run(&ingest, statement, &database).await {
+        match run(&ingest, statement, &database, &access).await {
             Ok(series) if series.is_empty() => {}
             Ok(series) => result["series"] = Value::Array(series),
             Err(Failed::Statement(why)) => result["error"] = Value::String(why),
@@ -347,7 +361,7 @@ enum Failed {
     Request(Error),
 }
 
-async fn run(ingest: &Ingest, statement: Statement, database: &str) -> Result<Vec<Value>, Failed> {
+async fn run(ingest: &Ingest, statement: Statement, database: &str, access: &Access) -> Result<Vec<Value>, Failed> {
     match statement {
         Statement::CreateDatabase { name, retention_ns } => {
             check_database_name(&name).map_err(|error| Failed::Statement(error.to_string()))?;
@@ -356,7 +370,7 @@ async fn run(ingest: &Ingest, statement: Statement, database: &str) -> Result<Ve
             }
             Ok(Vec::new())
         }
-        Statement::ShowDatabases => Ok(influx_compat::databases(&ingest.cluster.catalog())),
+        Statement::ShowDatabases => Ok(influx_compat::databases(&ingest.cluster.catalog(), access)),
         Statement::Show { what, database: on, tables, limit, offset } => {
             let database = on.as_deref().unwrap_or(database);
             let catalog = ingest.cluster.catalog();
@@ -378,10 +392,12 @@ struct NewDatabase {
 
 async fn create_database(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
     let id = request.extensions().get().copied().unwrap_or_else(|| ingest.request_ids.next());
+    let access: Access = request.extensions().get().cloned().unwrap_or_default();
     let created = async {
         let body = read_small(&ingest, &mut request.into_body()).await?;
         let new: NewDatabase =
             serde_json::from_slice(&body).map_err(|_| Error::BadBody { why: "expected {\"db\": \"name\"}".to_owned() })?;
+        access.check(Permission::Write, Some(&new.db))?;
         check_database_name(&new.db)?;
         match ingest.cluster.catalog().database(&new.db) {
             Some(there) => Err(cluster::Error::DatabaseExists { name: new.db, routing_tag: there.routing_tag.to_string() })?,
@@ -394,8 +410,12 @@ async fn create_database(State(ingest): State<Arc<Ingest>>, request: Request) ->
     }
 }
 
-async fn list_databases(State(ingest): State<Arc<Ingest>>) -> Response {
-    let names: Vec<Value> = ingest.cluster.catalog().databases.keys().map(|name| json!({"iox::database": name})).collect();
+/// Those that its asker may do something with.
+async fn list_databases(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    let access: Access = request.extensions().get().cloned().unwrap_or_default();
+    let catalog = ingest.cluster.catalog();
+    let seen = catalog.databases.keys().filter(|name| access.only_database().is_none_or(|only| only == *name));
+    let names: Vec<Value> = seen.map(|name| json!({"iox::database": name})).collect();
     json_value(StatusCode::OK, &Value::Array(names))
 }
 
@@ -406,6 +426,9 @@ struct OldDatabase {
 
 async fn drop_database(State(ingest): State<Arc<Ingest>>, Query(old): Query<OldDatabase>, request: Request) -> Response {
     let id = request.extensions().get().copied().unwrap_or_else(|| ingest.request_ids.next());
+    if let Some(Err(forbidden)) = request.extensions().get().map(|a: &Access| a.check(Permission::Admin, Some(&old.db))) {
+        return refusal(Dialect::InfluxV3, &forbidden.into(), id);
+    }
     match ingest.cluster.drop_database(&old.db).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(error) => refusal(Dialect::InfluxV3, &error.into(), id),

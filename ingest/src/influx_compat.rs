@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use cluster::{Access, Permission};
 use futures::future::BoxFuture;
 use model::{Catalog, ColumnKind, TableSchema};
 use serde_json::{Value, json};
@@ -39,6 +40,16 @@ pub(crate) const POINTS_TO_SQL: &str = "only CREATE DATABASE and SHOW DATABASES,
      RETENTION POLICIES are understood here: ask anything else in SQL, with POST /sql?db=… or /api/v3/query_sql";
 
 impl Statement {
+    /// What its sender must be allowed to do, with which database: the one named, else `database`.
+    pub(crate) fn needs<'a>(&'a self, database: &'a str) -> Option<(Permission, &'a str)> {
+        match self {
+            Statement::CreateDatabase { name, .. } => Some((Permission::Write, name)),
+            // Clients that only write ask for it too; the answer has what its asker may see.
+            Statement::ShowDatabases => None,
+            Statement::Show { database: on, .. } => Some((Permission::Read, on.as_deref().unwrap_or(database))),
+        }
+    }
+
     /// Reads the statements of a `q`, which semicolons part.
     pub(crate) fn read(q: &str) -> Result<Vec<Statement>, String> {
         let words = words(q)?;
@@ -305,9 +316,10 @@ pub(crate) async fn show(
     }
 }
 
-/// The databases as `SHOW DATABASES` gives them.
-pub(crate) fn databases(catalog: &Catalog) -> Vec<Value> {
-    let names = catalog.databases.keys().map(|name| json!([name])).collect();
+/// The databases as `SHOW DATABASES` gives them to one who may see these.
+pub(crate) fn databases(catalog: &Catalog, access: &Access) -> Vec<Value> {
+    let seen = catalog.databases.keys().filter(|name| access.only_database().is_none_or(|only| only == *name));
+    let names = seen.map(|name| json!([name])).collect();
     // Unlike other lists this one is there even when it is empty.
     vec![json!({"name": "databases", "columns": ["name"], "values": Value::Array(names)})]
 }
@@ -434,7 +446,7 @@ mod tests {
         }]);
         assert_eq!(shown("SHOW RETENTION POLICIES").await, policies);
         assert_eq!(shown("SHOW TAG KEYS FROM nothing").await, json!([]));
-        assert_eq!(databases(&catalog()), vec![json!({"name": "databases", "columns": ["name"], "values": [["d"]]})]);
+        assert_eq!(databases(&catalog(), &Access::Everything), vec![json!({"name": "databases", "columns": ["name"], "values": [["d"]]})]);
     }
 
     #[tokio::test]

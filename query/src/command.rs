@@ -11,6 +11,7 @@
 //!
 //! SHOW becomes a query on the system tables. What a later version will understand is told apart from what none will.
 
+use cluster::Permission;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use crate::Result;
@@ -61,6 +62,21 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What its sender must be allowed to do, with which database: the one named, else `database`. Databases come into
+    /// being by writing, so making one is writing too; what takes rows away is an admin's.
+    pub(crate) fn needs<'a>(&'a self, database: &'a str) -> (Permission, Option<&'a str>) {
+        let of = |table: &'a TableName| table.database.as_deref().unwrap_or(database);
+        match self {
+            Command::Flush { table } | Command::Compact { table } => (Permission::Write, Some(table.as_ref().map_or(database, of))),
+            Command::CreateDatabase { name, .. } => (Permission::Write, Some(name)),
+            Command::DropDatabase { name, .. } => (Permission::Admin, Some(name)),
+            Command::DropTable { name, .. } => (Permission::Admin, Some(of(name))),
+            Command::SetRetention { database, .. } => (Permission::Admin, Some(database)),
+            Command::KillQuery { .. } => (Permission::Admin, None),
+            Command::Show { .. } => (Permission::Read, Some(database)),
+        }
+    }
+
     /// Its first words, for messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cluster::{Clock, Cluster};
+use cluster::{Access, Clock, Cluster, Permission};
 use datafusion::arrow::array::{RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
@@ -66,6 +66,8 @@ pub struct QueryOptions {
     pub max_timeout: Duration,
     /// Queries under way at once.
     pub max_concurrent: usize,
+    /// Of those, queries with one token.
+    pub max_concurrent_per_token: usize,
     /// Bytes of a statement.
     pub max_sql_bytes: usize,
     /// Threads that compute.
@@ -84,6 +86,7 @@ impl QueryOptions {
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(24 * 3_600),
             max_concurrent: 256,
+            max_concurrent_per_token: 128,
             max_sql_bytes: 1 << 20,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             clock,
@@ -151,6 +154,8 @@ pub struct RunOptions {
     pub partial: Partial,
     /// Commands.
     pub verbs: Verbs,
+    /// What the asker may see and do.
+    pub access: Access,
 }
 
 /// Runs SQL. One per node.
@@ -203,7 +208,7 @@ impl Engine {
         let metrics = Metrics::default();
         let inner = Inner {
             sessions: Sessions::new(env, options.threads),
-            running: Running::new(options.max_concurrent, metrics.clone()),
+            running: Running::new(options.max_concurrent, options.max_concurrent_per_token, metrics.clone()),
             plans: PlanCache::default(),
             cluster,
             options,
@@ -232,10 +237,10 @@ impl Engine {
     pub async fn run(&self, database: &str, sql: &str, options: RunOptions) -> Result<Answer> {
         let engine = self.inner.clone();
         let (started, now) = (Instant::now(), (engine.options.clock)());
-        let ticket = engine.running.admit(database, sql, now).inspect_err(|_| self.count_refused())?;
+        let ticket = engine.running.admit(database, sql, options.access.name(), now).inspect_err(|_| self.count_refused())?;
         let id = ticket.id;
         let timeout = options.timeout.unwrap_or(engine.options.default_timeout).min(engine.options.max_timeout);
-        let scope = Scope::new(engine.cluster.clone(), database.into(), options.shortcuts, options.partial, ticket.figures.clone());
+        let scope = Scope::new(engine.cluster.clone(), database.into(), &options, ticket.figures.clone());
         let question = Question { engine, scope: scope.clone(), sql: sql.to_owned(), options, now, timeout };
         let (parts, receiver) = mpsc::channel(WAITING_BATCHES);
         let (ready, begun) = oneshot::channel();
@@ -352,11 +357,22 @@ impl Question {
             self.engine.metrics.refused.inc();
         };
         let tokens = limits::tokens(&self.sql, self.engine.options.max_sql_bytes).inspect_err(refused)?;
+        let access = &self.options.access;
         match command::parse(&tokens, &self.scope.database).inspect_err(refused)? {
-            None => self.execute(&self.sql).await,
-            Some(Command::Show { sql }) => self.execute(&sql).await,
+            None => {
+                access.check(Permission::Read, Some(&self.scope.database))?;
+                self.execute(&self.sql).await
+            }
+            Some(Command::Show { sql }) => {
+                access.check(Permission::Read, Some(&self.scope.database))?;
+                self.execute(&sql).await
+            }
             Some(command) if self.options.verbs == Verbs::Ask => Err(Error::ReadOnly { what: command.name().to_owned() }),
-            Some(command) => said(carry_out(command, &self.scope.database, &self.engine).await?),
+            Some(command) => {
+                let (permission, database) = command.needs(&self.scope.database);
+                access.check(permission, database)?;
+                said(carry_out(command, &self.scope.database, &self.engine).await?)
+            }
         }
     }
 

@@ -87,6 +87,17 @@ pub enum Error {
         /// How many may run.
         limit: usize,
     },
+    /// As many queries of one token are running as may.
+    #[error("{limit} queries of token '{token}' are running already: try again (setting query_max_concurrent_per_token)")]
+    TooManyOfToken {
+        /// Its name.
+        token: String,
+        /// How many may run.
+        limit: usize,
+    },
+    /// The asker's token does not allow it.
+    #[error(transparent)]
+    Forbidden(#[from] cluster::Forbidden),
     /// The query needs more memory or spill space than it may have.
     #[error("the query needs more memory than it may have: {message}")]
     OverMemory {
@@ -123,8 +134,9 @@ impl Error {
             | Error::NoQuery { .. }
             | Error::Deadline { .. }
             | Error::Killed { .. }
+            | Error::Forbidden(_)
             | Error::OverMemory { .. } => ErrorKind::YourRequest,
-            Error::TooMany { .. } | Error::ShuttingDown => ErrorKind::TryAgain,
+            Error::TooMany { .. } | Error::TooManyOfToken { .. } | Error::ShuttingDown => ErrorKind::TryAgain,
             Error::Cluster(e) => e.kind(),
             Error::Storage(e) => e.kind(),
             Error::Engine { .. } => ErrorKind::Broken,

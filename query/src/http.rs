@@ -269,7 +269,8 @@ impl From<Error> for Failed {
 async fn begin(engine: &Engine, head: &http::request::Parts, asked: Result<Asked, Bad>) -> Result<Response, Failed> {
     let asked = asked?;
     let format = asked.format(&head.headers)?;
-    let options = asked.options(&head.method)?;
+    let access = head.extensions.get().cloned().unwrap_or_default();
+    let options = RunOptions { access, ..asked.options(&head.method)? };
     let database = asked.database.as_deref().unwrap_or(DEFAULT_DATABASE);
     let Some(sql) = &asked.sql else {
         let how = "no statement: POST it as the body of /sql, or give it as ?q=";
@@ -393,7 +394,8 @@ fn query_error(e: &Error, error_id: Option<&str>) -> Response {
         Error::ReadOnly { .. } => StatusCode::METHOD_NOT_ALLOWED,
         Error::NotYet { .. } => StatusCode::NOT_IMPLEMENTED,
         Error::Deadline { .. } => StatusCode::REQUEST_TIMEOUT,
-        Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::Forbidden(_) => StatusCode::FORBIDDEN,
+        Error::TooMany { .. } | Error::TooManyOfToken { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::OverMemory { .. } => StatusCode::INSUFFICIENT_STORAGE,
         _ => match e.kind() {
             ErrorKind::YourRequest => StatusCode::BAD_REQUEST,
@@ -414,6 +416,7 @@ fn query_error(e: &Error, error_id: Option<&str>) -> Response {
 
 fn error_response(status: StatusCode, message: &str, place: Option<crate::error::Place>, error_id: Option<&str>) -> Response {
     let code = match status {
+        StatusCode::FORBIDDEN => "forbidden",
         StatusCode::NOT_FOUND => "not found",
         StatusCode::METHOD_NOT_ALLOWED => "method not allowed",
         StatusCode::NOT_IMPLEMENTED => "not implemented",

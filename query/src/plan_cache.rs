@@ -40,7 +40,15 @@ const STATELESS: [&str; 11] = [
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     database: Arc<str>,
+    /// A plan over other databases must not answer one who may see this one only.
+    only: Option<Arc<str>>,
     sql: String,
+}
+
+impl Key {
+    fn of(scope: &Scope, sql: &str) -> Key {
+        Key { database: scope.database.clone(), only: scope.only.clone(), sql: sql.to_owned() }
+    }
 }
 
 struct Kept {
@@ -58,7 +66,7 @@ pub(crate) struct PlanCache {
 impl PlanCache {
     /// The plan of this text, if it still holds.
     pub(crate) fn get(&self, scope: &Scope, sql: &str) -> Option<Arc<dyn ExecutionPlan>> {
-        let key = Key { database: scope.database.clone(), sql: sql.to_owned() };
+        let key = Key::of(scope, sql);
         let plans = self.plans.lock();
         let kept = plans.get(&key)?;
         let holds = kept.catalog == scope.catalog.version && kept.shard_map == scope.cluster.shard_map().epoch;
@@ -74,7 +82,7 @@ impl PlanCache {
         if plans.len() >= KEPT {
             plans.clear();
         }
-        let key = Key { database: scope.database.clone(), sql: sql.to_owned() };
+        let key = Key::of(scope, sql);
         let kept = Kept { plan: plan.clone(), catalog: scope.catalog.version, shard_map: scope.cluster.shard_map().epoch };
         plans.insert(key, kept);
     }

@@ -22,6 +22,7 @@ const SHOWN_SQL_BYTES: usize = 4_096;
 /// All queries of this node that are under way, and the last that ended.
 pub(crate) struct Running {
     limit: usize,
+    limit_per_token: usize,
     metrics: Metrics,
     state: Mutex<State>,
 }
@@ -34,6 +35,7 @@ struct State {
 }
 
 struct Entry {
+    token: String,
     database: String,
     sql: String,
     started: Timestamp,
@@ -75,21 +77,26 @@ impl Entry {
 }
 
 impl Running {
-    pub(crate) fn new(limit: usize, metrics: Metrics) -> Arc<Running> {
-        Arc::new(Running { limit, metrics, state: Mutex::default() })
+    pub(crate) fn new(limit: usize, limit_per_token: usize, metrics: Metrics) -> Arc<Running> {
+        Arc::new(Running { limit, limit_per_token, metrics, state: Mutex::default() })
     }
 
-    /// Lets a query in, or says that there are too many.
-    pub(crate) fn admit(self: &Arc<Running>, database: &str, sql: &str, started: Timestamp) -> Result<Ticket> {
+    /// Lets a query in, or says that there are too many; those without a token are bounded together only.
+    pub(crate) fn admit(self: &Arc<Running>, database: &str, sql: &str, token: &str, started: Timestamp) -> Result<Ticket> {
         let mut state = self.state.lock();
         if state.running.len() >= self.limit {
             return Err(Error::TooMany { limit: self.limit });
+        }
+        if !token.is_empty() && state.running.values().filter(|entry| entry.token == token).count() >= self.limit_per_token {
+            return Err(Error::TooManyOfToken { token: token.to_owned(), limit: self.limit_per_token });
         }
         state.last_id += 1;
         let id = state.last_id;
         let figures = Arc::new(Figures::default());
         let (kill, killed) = watch::channel(false);
-        let entry = Entry { database: database.to_owned(), sql: cut(sql), started, clock: Instant::now(), figures: figures.clone(), kill };
+        let token = token.to_owned();
+        let entry =
+            Entry { token, database: database.to_owned(), sql: cut(sql), started, clock: Instant::now(), figures: figures.clone(), kill };
         state.running.insert(id, entry);
         self.metrics.running.inc();
         Ok(Ticket { id, figures, killed, running: self.clone(), outcome: None })

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use storage::View;
 use tokio::sync::OnceCell;
 
-use crate::engine::{Partial, Shortcuts};
+use crate::engine::{Partial, RunOptions, Shortcuts};
 use crate::error::Error;
 
 /// Counted while a query runs, read by its answer, `system.queries` and the metrics.
@@ -37,8 +37,10 @@ impl Figures {
 /// One query's view of the world.
 pub(crate) struct Scope {
     pub cluster: Arc<Cluster>,
-    /// The catalog that the query is planned against.
+    /// The catalog that the query is planned against: what its asker may not see is not in it.
     pub catalog: Arc<Catalog>,
+    /// The one database that the asker may see, if it is not all of them.
+    pub only: Option<Arc<str>>,
     /// The database of names that name none.
     pub database: Arc<str>,
     pub shortcuts: Shortcuts,
@@ -49,15 +51,30 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    pub(crate) fn new(
-        cluster: Arc<Cluster>,
-        database: Arc<str>,
-        shortcuts: Shortcuts,
-        partial: Partial,
-        figures: Arc<Figures>,
-    ) -> Arc<Scope> {
-        let catalog = cluster.catalog();
-        Arc::new(Scope { cluster, catalog, database, shortcuts, partial, figures, views: Mutex::default(), missing: Mutex::default() })
+    pub(crate) fn new(cluster: Arc<Cluster>, database: Arc<str>, options: &RunOptions, figures: Arc<Figures>) -> Arc<Scope> {
+        let only = options.access.only_database().cloned();
+        let mut catalog = cluster.catalog();
+        if let Some(only) = &only {
+            let databases = catalog.database(only).map(|database| (only.clone(), database.clone())).into_iter().collect();
+            catalog = Arc::new(Catalog { version: catalog.version, databases });
+        }
+        let (shortcuts, partial) = (options.shortcuts, options.partial);
+        Arc::new(Scope {
+            cluster,
+            catalog,
+            only,
+            database,
+            shortcuts,
+            partial,
+            figures,
+            views: Mutex::default(),
+            missing: Mutex::default(),
+        })
+    }
+
+    /// Whether the asker may see what belongs to a database.
+    pub(crate) fn sees(&self, database: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == database)
     }
 
     /// The scope that a plan runs in.

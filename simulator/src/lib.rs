@@ -8,10 +8,12 @@
 //! | [`fleet`] | seeded devices in simulated time: cadence, clock skew, duplicates, late and buffered lines, reconnect storms |
 //! | [`kinds`] | what a phone, a watch, a car, a fridge and a TV measure, and when |
 //! | [`line`] | one point as text, and the hash by which it is recognised |
+//! | [`connect`] | connections: plain or TLS |
 //! | [`send`] | batches over HTTP until each has an answer |
 //! | [`latency`] | how long answers took |
 //! | [`ledger`] | what was sent, what was answered; read back and compare |
 
+pub mod connect;
 pub mod fleet;
 pub mod kinds;
 pub mod latency;

@@ -10,19 +10,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::Instant;
 
+use crate::connect::Connector;
 use crate::fleet::{Fleet, FleetOptions, Sent};
 use crate::kinds::KindName;
 use crate::latency::Latencies;
 use crate::ledger::{Answer, Ledger, Verdict};
 use crate::read_back::check_line;
+
+/// A question without an answer is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How to send.
 #[derive(Clone, Debug)]
@@ -33,6 +38,8 @@ pub struct SendOptions {
     pub database: String,
     /// Sent as `Authorization: Bearer …`.
     pub token: Option<String>,
+    /// Whom connections to `https` addresses trust.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Lines per request.
     pub batch_lines: usize,
     /// Requests in flight.
@@ -123,13 +130,10 @@ pub enum SendError {
     ReadBack(String),
 }
 
-type HttpClient = Client<HttpConnector, Full<Bytes>>;
+type HttpClient = Client<Connector, Full<Bytes>>;
 
-fn client() -> HttpClient {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(Duration::from_secs(5)));
-    Client::builder(TokioExecutor::new()).build(connector)
+fn client(options: &SendOptions) -> HttpClient {
+    Client::builder(TokioExecutor::new()).build(Connector::new(options.tls.clone()))
 }
 
 struct Batch {
@@ -164,7 +168,7 @@ pub async fn run(fleet: FleetOptions, options: SendOptions, progress: Arc<Progre
     let (batches, queue) = mpsc::channel::<Batch>(connections * 2);
     let started = Instant::now();
     let run = Arc::new(Run {
-        client: client(),
+        client: client(&options),
         uris,
         ledger: Mutex::new(Ledger::default()),
         progress,
@@ -378,9 +382,9 @@ fn refused_lines(answer: &[u8]) -> Option<Vec<usize>> {
 
 /// Reads every row of the fleet's tables back and compares it with the ledger. The database should hold nothing else.
 pub async fn verify(options: &SendOptions, kinds: &[KindName], ledger: &mut Ledger, progress: &Progress) -> Result<Verdict, SendError> {
-    let client = client();
-    let url = options.urls.first().ok_or_else(|| SendError::ReadBack("no address given".to_owned()))?;
-    let uri = uri(url, &format!("/sql?db={}&format=jsonl&timeout=3600s", encode(&options.database)))?;
+    let client = client(options);
+    let path = format!("/sql?db={}&format=jsonl&timeout=3600s", encode(&options.database));
+    let uris: Vec<Uri> = options.urls.iter().map(|url| uri(url, &path)).collect::<Result<_, _>>()?;
     let mut check = ledger.check();
     let mut kinds = kinds.to_vec();
     kinds.sort_unstable();
@@ -389,19 +393,7 @@ pub async fn verify(options: &SendOptions, kinds: &[KindName], ledger: &mut Ledg
         if !check.expects(kind) {
             continue;
         }
-        let mut request = Request::builder().method(Method::POST).uri(&uri).header("content-type", "application/sql");
-        if let Some(token) = &options.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request =
-            request.body(Full::new(Bytes::from(format!("SELECT * FROM {kind}")))).map_err(|e| SendError::ReadBack(e.to_string()))?;
-        let answer = client.request(request).await.map_err(|e| SendError::ReadBack(format!("{e:?}")))?;
-        let status = answer.status();
-        let mut body = answer.into_body();
-        if !status.is_success() {
-            let text = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-            return Err(SendError::ReadBack(format!("{status}: {}", String::from_utf8_lossy(&text))));
-        }
+        let mut body = ask(&client, options, &uris, &format!("SELECT * FROM {kind}")).await?;
         let mut rest: Vec<u8> = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| SendError::ReadBack(format!("the answer for {kind} broke off: {e}")))?;
@@ -421,6 +413,34 @@ pub async fn verify(options: &SendOptions, kinds: &[KindName], ledger: &mut Ledg
         }
     }
     Ok(check.finish())
+}
+
+/// Asks the servers in turn until one answers, for `patience` at most: one of them may be on its way back.
+async fn ask(client: &HttpClient, options: &SendOptions, uris: &[Uri], sql: &str) -> Result<Incoming, SendError> {
+    let started = Instant::now();
+    let mut turn = 0;
+    loop {
+        let uri = uris.get(turn % uris.len().max(1)).ok_or_else(|| SendError::ReadBack("no address given".to_owned()))?;
+        turn += 1;
+        let mut request = Request::builder().method(Method::POST).uri(uri).header("content-type", "application/sql");
+        if let Some(token) = &options.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(sql.to_owned()))).map_err(|e| SendError::ReadBack(e.to_string()))?;
+        let (why, again) = match client.request(request).await {
+            Ok(answer) if answer.status().is_success() => return Ok(answer.into_body()),
+            Ok(answer) => {
+                let status = answer.status();
+                let text = answer.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                (format!("{status}: {}", String::from_utf8_lossy(&text)), status.is_server_error())
+            }
+            Err(error) => (format!("{error:?}"), true),
+        };
+        if !again || started.elapsed() > options.patience {
+            return Err(SendError::ReadBack(why));
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 fn uri(url: &str, path: &str) -> Result<Uri, SendError> {

@@ -49,8 +49,11 @@ enum ShowFormat {
 #[derive(Args, Debug)]
 struct CheckArgs {
     /// The file [default: ./alluvium.toml, then /etc/alluvium/alluvium.toml]
-    #[arg(env = "ALLUVIUM_CONFIG")]
     file: Option<PathBuf>,
+
+    /// The same, as it is given to serve
+    #[arg(long, env = "ALLUVIUM_CONFIG", value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &ConfigArgs, argv: &[OsString]) -> anyhow::Result<()> {
@@ -85,7 +88,7 @@ fn as_json(loaded: &Loaded) -> anyhow::Result<String> {
 
 fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let argv = ["alluvium".into(), "serve".into()];
-    let loaded = config::load(&super::command_line(), &argv, &["serve"], args.file.as_deref())?;
+    let loaded = config::load(&super::command_line(), &argv, &["serve"], args.file.as_deref().or(args.config.as_deref()))?;
     let Some(file) = loaded.file else {
         return Err(Exit::Usage(format!("no file to check: name one, or make one of {}", config::DEFAULT_FILES.join(", "))).into());
     };

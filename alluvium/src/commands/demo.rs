@@ -5,12 +5,13 @@
 //! seen is what a stranger gets: nothing here knows more about the node than its address.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use simulator::{FleetOptions, KindName, SendOptions};
 
-use super::simulate::{play, summary, verdict_line};
+use super::simulate::{play, summary, trusted, verdict_line};
 use super::sql::{Format, Look, ask};
 use crate::client::{Client, ServerArgs};
 use crate::config::{self, Loaded};
@@ -31,6 +32,10 @@ pub(super) struct DemoArgs {
     /// Access token, where the server wants one
     #[arg(long, env = "ALLUVIUM_TOKEN", value_name = "TOKEN", hide_env_values = true, requires = "url")]
     token: Option<String>,
+
+    /// Authorities that may vouch for an https server, PEM [default: the system's]
+    #[arg(long, env = "ALLUVIUM_CA_FILE", value_name = "FILE", requires = "url")]
+    ca_file: Option<PathBuf>,
 }
 
 const DEVICES: u32 = 400;
@@ -63,13 +68,13 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
         Some(url) => {
             let db = format!("demo_{:08x}", now_ns() as u32);
             writeln!(err, "alluvium demo · {url} · database {db}")?;
-            (None, ServerArgs { url, db, token: args.token })
+            (None, ServerArgs { url, db, token: args.token, ca_file: args.ca_file })
         }
         None => {
             let (node, folder) = own_node().await?;
-            let url = format!("http://{}", node.ready().http);
+            let url = node.ready().url.clone();
             writeln!(err, "alluvium demo · a node at {url}, its data in {}", folder.path().display())?;
-            (Some((node, folder)), ServerArgs { url, db: "demo".to_owned(), token: None })
+            (Some((node, folder)), ServerArgs { url, db: "demo".to_owned(), token: None, ca_file: None })
         }
     };
     let shown = super::interruptible(show(&server)).await;
@@ -116,6 +121,7 @@ async fn show(server: &ServerArgs) -> anyhow::Result<()> {
         urls: vec![server.url.clone()],
         database: server.db.clone(),
         token: server.token.clone(),
+        tls: trusted(std::slice::from_ref(&server.url), server.ca_file.as_deref())?,
         batch_lines: 500,
         connections: 2,
         gzip: false,

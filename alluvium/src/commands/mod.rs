@@ -10,6 +10,7 @@ mod inspect;
 mod serve;
 mod simulate;
 mod sql;
+mod token;
 mod write;
 
 use std::ffi::{OsStr, OsString};
@@ -57,6 +58,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Check every checksum of a stopped data directory; changes nothing
     Doctor(doctor::DoctorArgs),
+    /// Make, list, revoke access tokens; get in again without one
+    Token(token::TokenArgs),
     /// Show the settings in effect, print a default file, check a file
     Config(config::ConfigArgs),
     /// Print the completion script for a shell
@@ -84,6 +87,7 @@ pub fn run(mut argv: Vec<OsString>) -> ExitCode {
         Command::Simulate(args) => client_runtime().and_then(|r| r.block_on(interruptible(simulate::run(args)))),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Token(args) => token::run(args),
         Command::Config(args) => config::run(&args, &argv),
         Command::Completions(args) => completions::run(&args),
     };
@@ -133,7 +137,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         }
         match cause.downcast_ref::<client::Error>() {
             Some(client::Error::Unreachable { .. }) => return Some(3),
-            Some(client::Error::BadAddress { .. }) => return Some(2),
+            Some(client::Error::BadAddress { .. } | client::Error::Tls(_)) => return Some(2),
             _ => {}
         }
         if cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {

@@ -78,24 +78,25 @@ impl Signals {
 
 /// Says on standard error that the node is ready; not a log line, so that no filter hides it.
 fn announce(settings: &Settings, ready: &Ready) {
-    let Ready { http, shards, is_new, free_bytes, took } = ready;
+    let Ready { url, needs_token, shards, is_new, free_bytes, took, .. } = ready;
     let mut err = io::stderr().lock();
     // Nobody may be reading; the node runs all the same.
     let _ = match settings.log_format {
         LogFormat::Json => {
             let line = serde_json::json!({
-                "level": "INFO", "message": "ready", "http": format!("http://{http}"), "node_id": settings.node_id,
+                "level": "INFO", "message": "ready", "http": url, "node_id": settings.node_id,
                 "data_dir": settings.data_dir, "shards": shards, "pid": std::process::id(),
             });
             writeln!(err, "{line}")
         }
         LogFormat::Text => {
             let age = if *is_new { "new" } else { "opened" };
+            let auth = if *needs_token { "on: requests need an access token" } else { "off (loopback only)" };
             let free = free_bytes.map(|bytes| format!("; {:.1} GB free", bytes as f64 / 1e9)).unwrap_or_default();
             writeln!(
                 err,
-                "alluvium {} · node {} · {shards} shards\n  data  {} ({age}{free})\n  http  http://{http}  line protocol, SQL, /metrics\n  \
-                 auth  off (loopback only)\nready on http://{http} in {:.0} ms · try: alluvium simulate --url http://{http} · Ctrl-C stops cleanly",
+                "alluvium {} · node {} · {shards} shards\n  data  {} ({age}{free})\n  http  {url}  line protocol, SQL, /metrics\n  \
+                 auth  {auth}\nready on {url} in {:.0} ms · try: alluvium simulate --url {url} · Ctrl-C stops cleanly",
                 env!("CARGO_PKG_VERSION"),
                 settings.node_id,
                 settings.data_dir.display(),

@@ -11,9 +11,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use simulator::{Fleet, FleetOptions, KindName, Ledger, Progress, Report, SendError, SendOptions, Verdict};
 
+use crate::client;
 use crate::config::Span;
 use crate::exit::Exit;
 use crate::print::thousands;
+use crate::tls;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  alluvium simulate --devices 10000 --points 5000000 --verify\n  \
@@ -88,6 +90,10 @@ pub(super) struct SimulateArgs {
     #[arg(long, env = "ALLUVIUM_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
 
+    /// Authorities that may vouch for https servers, PEM [default: the system's]
+    #[arg(long, env = "ALLUVIUM_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
     /// Write the lines to a file (- for standard output) instead of sending them
     #[arg(long, value_name = "FILE|-", conflicts_with_all = ["verify", "report", "rate", "gzip"])]
     out: Option<PathBuf>,
@@ -148,6 +154,7 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         urls: args.url.clone(),
         database: args.db.clone(),
         token: args.token.clone(),
+        tls: trusted(&args.url, args.ca_file.as_deref())?,
         batch_lines: args.batch as usize,
         connections: args.connections as usize,
         gzip: args.gzip,
@@ -179,6 +186,12 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         0 => Ok(()),
         not_stored => Err(Exit::Partly(format!("{} lines were refused or have no answer", thousands(not_stored))).into()),
     }
+}
+
+/// Whom connections trust, where there are any over TLS.
+pub(super) fn trusted(urls: &[String], ca_file: Option<&Path>) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
+    let any = urls.iter().any(|url| url.starts_with("https:"));
+    Ok(any.then(|| tls::trust(ca_file)).transpose().map_err(client::Error::from)?)
 }
 
 /// A run that can be checked.

@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::Limits;
+use super::{Doors, Limits};
 
 /// Times are milliseconds since the connection began, plus one: 0 is never.
 #[derive(Debug)]
@@ -68,6 +68,11 @@ impl Activity {
         }
     }
 
+    /// Whether something arrived that has not become a request yet.
+    fn reads_a_head(&self) -> bool {
+        self.head_since.load(Relaxed) != 0 && self.requests.load(Relaxed) == 0
+    }
+
     fn wrote(&self, some: bool) {
         let stalled = self.stalled_since.load(Relaxed) != 0;
         if some == stalled {
@@ -114,25 +119,59 @@ impl Activity {
     }
 }
 
-/// A socket that notes what moves.
-#[derive(Debug)]
-pub(super) struct Timed {
-    socket: TokioIo<TcpStream>,
+/// A socket that notes what moves, and that names the answers which hyper gives by itself.
+pub(super) struct Timed<S> {
+    socket: TokioIo<S>,
     activity: Arc<Activity>,
+    doors: Arc<Doors>,
+    /// What is written instead of the first bytes of such an answer, how much of it is written, and how many bytes it
+    /// stands for.
+    instead: Option<(Vec<u8>, usize, usize)>,
 }
 
-impl Timed {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Timed {
-        Timed { socket: TokioIo::new(stream), activity }
+impl<S: AsyncRead + AsyncWrite + Unpin> Timed<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>, doors: Arc<Doors>) -> Timed<S> {
+        Timed { socket: TokioIo::new(stream), activity, doors, instead: None }
     }
 
     fn noted<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.activity.wrote(written.is_ready());
         written
     }
+
+    /// Puts the names of every answer behind the first line of one that hyper gives by itself.
+    fn name(&mut self, bytes: &[u8]) {
+        if self.instead.is_none() && self.activity.reads_a_head() && is_hypers_own(bytes) {
+            let line = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+            self.instead = Some(([&bytes[..line], self.doors.names().as_bytes()].concat(), 0, line));
+        }
+    }
+
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        while let Some((bytes, done, stands_for)) = &mut self.instead {
+            match Pin::new(&mut self.socket).poll_write(cx, &bytes[*done..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(some)) if *done + some == bytes.len() => {
+                    let stands_for = *stands_for;
+                    self.instead = None;
+                    return Poll::Ready(Ok(stands_for));
+                }
+                Poll::Ready(Ok(some)) => *done += some,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        unreachable!("it is called while there is something to write instead")
+    }
 }
 
-impl Read for Timed {
+/// A whole answer without a body that no code of ours has seen: the refusal of what is no request.
+fn is_hypers_own(bytes: &[u8]) -> bool {
+    let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    bytes.starts_with(b"HTTP/1.") && bytes.get(9) == Some(&b'4') && bytes.ends_with(b"\r\n\r\n") && !has(b"\r\nx-request-id: ")
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Read for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
@@ -142,9 +181,13 @@ impl Read for Timed {
     }
 }
 
-impl Write for Timed {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.name(bytes);
+        let written = match self.instead {
+            Some(_) => self.poll_instead(cx),
+            None => Pin::new(&mut self.socket).poll_write(cx, bytes),
+        };
         self.noted(written)
     }
 
@@ -161,7 +204,11 @@ impl Write for Timed {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, pieces);
+        self.name(pieces.first().map_or(&[], |piece| piece));
+        let written = match self.instead {
+            Some(_) => self.poll_instead(cx),
+            None => Pin::new(&mut self.socket).poll_write_vectored(cx, pieces),
+        };
         self.noted(written)
     }
 }

@@ -11,24 +11,9 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use super::activity::Activity;
+use super::routes;
 
-/// Paths that figures tell apart; all others are one, so that clients cannot make labels up.
-const ROUTES: [&str; 14] = [
-    "/write",
-    "/api/v2/write",
-    "/api/v3/write_lp",
-    "/api/v3/query_sql",
-    "/api/v3/configure/database",
-    "/sql",
-    "/query",
-    "/ping",
-    "/health",
-    "/ready",
-    "/metrics",
-    "/settings",
-    "/",
-    OTHER,
-];
+/// What paths are called that nobody answers: all of them are one, so that clients cannot make labels up.
 const OTHER: &str = "other";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,7 +70,7 @@ impl Metrics {
 
     /// Counts a request from now until the result is dropped.
     pub(super) fn begin(&self, path: &str, activity: Arc<Activity>) -> InFlight {
-        let route = ROUTES.into_iter().find(|route| *route == path).unwrap_or(OTHER);
+        let route = routes::find(path).map_or(OTHER, |(route, _)| route);
         InFlight { metrics: self.clone(), activity, route, code: 0, started: Instant::now() }
     }
 }

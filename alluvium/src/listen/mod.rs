@@ -1,18 +1,19 @@
 //! The accept loop: what a connection may take, how long, and who may speak.
 //!
-//! HTTP/1.1 and HTTP/2 (without TLS) share one port. A connection is cut when a request's head does not arrive in time, when
+//! HTTP/1.1 and HTTP/2 share one port, with TLS or without. A connection is cut when a request's head does not arrive in time, when
 //! nothing is asked for long, or when its client stops reading answers; a body, when it trickles. So whoever holds sockets
 //! without using them holds few and not for long. Beyond the cap, new connections wait in the kernel's queue.
 //!
 //! Writes go straight to [`ingest`], as devices send tens of thousands of small ones a second; all else goes through the
-//! router. Every answer gets the headers that clients of InfluxDB look for. While there are no access tokens, a request that
-//! names a foreign `Host` or comes from a page of a foreign `Origin` is refused: a web page in a browser on this machine must
-//! not reach this node. Tokens will be checked at the same place, [`Doors::answer`].
+//! router. Every answer gets the headers that clients of InfluxDB look for. Who may come in is asked in one place,
+//! `Doors::answer`, before anything else: `gate.rs` and `routes.rs` say what.
 
 mod activity;
 mod body;
+mod gate;
 mod hosts;
 mod metrics;
+pub mod routes;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
+use cluster::Access;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -30,16 +32,21 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use ingest::request::Dialect;
 use ingest::{Ingest, RequestId};
+use model::ErrorKind;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{Instrument, Span};
 
 use self::activity::{Activity, Timed, Verdict};
 use self::body::{Counted, Paced};
+pub use self::gate::{Gate, Refusal};
 pub use self::hosts::Hosts;
 pub use self::metrics::Metrics;
+use crate::tls::Tls;
 
 /// What a connection may take.
 #[derive(Clone, Debug)]
@@ -80,8 +87,10 @@ pub struct Doors {
     pub ingest: Arc<Ingest>,
     /// Takes all else.
     pub router: Router,
-    /// Names by which this node may be called.
-    pub hosts: Hosts,
+    /// Says who may come in.
+    pub gate: Gate,
+    /// What connections are encrypted with, if they are.
+    pub tls: Option<Arc<Tls>>,
     /// Counts what is answered.
     pub metrics: Metrics,
 }
@@ -149,11 +158,20 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(mut self, stream: TcpStream, peer: SocketAddr) {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
         // Answers are small and somebody waits for each.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "could not switch off Nagle's algorithm");
         }
+        let Some(tls) = self.doors.tls.clone() else { return self.talk(stream, peer).await };
+        match tokio::time::timeout(self.limits.head, TlsAcceptor::from(tls.server()).accept(stream)).await {
+            Ok(Ok(stream)) => self.talk(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut self, stream: S, peer: SocketAddr) {
         self.doors.metrics.opened();
         let activity = Arc::new(Activity::new(Instant::now()));
         let answer = service_fn(|request| {
@@ -162,7 +180,7 @@ impl Connection {
             let paced = (self.limits.body_window, self.limits.body_bytes);
             async move { Ok::<_, Infallible>(doors.answer(request, paced, activity).await) }
         });
-        let mut served = pin!(self.builder.serve_connection(Timed::new(stream, activity.clone()), answer));
+        let mut served = pin!(self.builder.serve_connection(Timed::new(stream, activity.clone(), self.doors.clone()), answer));
         let mut check = pin!(tokio::time::sleep_until(activity.next_check(&self.limits)));
         let mut closing = false;
         loop {
@@ -208,22 +226,73 @@ impl Doors {
         let mut counted = self.metrics.begin(path, activity);
         let id = self.ingest.next_request_id();
         let span = span(&request, is_write, id);
-        let mut response = if let Err(refused) = self.hosts.check(&request) {
-            let dialect = Dialect::of(path, request.uri().query().unwrap_or_default()).unwrap_or(Dialect::InfluxV3);
-            let text = ingest::answer::whole_request(dialect, "forbidden", &refused.to_string(), id);
-            (StatusCode::FORBIDDEN, [(header::CONTENT_TYPE, "application/json")], text).into_response()
-        } else if is_write {
-            let request = request.map(|body| Paced::new(body, window, bytes));
-            ingest::http::write(&self.ingest, request, id).instrument(span).await
-        } else {
-            let mut request = request.map(|body| Body::new(Paced::new(body, window, bytes)));
-            request.extensions_mut().insert(id);
-            let answered = self.router.clone().oneshot(request).instrument(span).await;
-            answered.unwrap_or_else(|never| match never {})
+        let mut response = match self.gate.admit(&request) {
+            Err(refusal) => turned_away(&request, &refusal, id),
+            Ok(access) => {
+                let mut request = request.map(|body| Paced::new(body, window, bytes));
+                request.extensions_mut().insert::<Access>(access);
+                if is_write {
+                    ingest::http::write(&self.ingest, request, id).instrument(span).await
+                } else {
+                    let mut request = request.map(Body::new);
+                    request.extensions_mut().insert(id);
+                    let answered = self.router.clone().oneshot(request).instrument(span).await;
+                    answered.unwrap_or_else(|never| match never {})
+                }
+            }
         };
         name_answer(&mut response, id);
         counted.answered(response.status().as_u16());
         response.map(|body| Counted::new(body, counted))
+    }
+}
+
+/// The answer to a request that does not come in.
+fn turned_away<B>(request: &Request<B>, refusal: &Refusal, id: RequestId) -> Response<Body> {
+    let uri = request.uri();
+    let dialect = Dialect::of(uri.path(), uri.query().unwrap_or_default()).unwrap_or(Dialect::InfluxV3);
+    let status = match refusal {
+        Refusal::NoToken | Refusal::UnknownToken => StatusCode::UNAUTHORIZED,
+        Refusal::Foreign(_) | Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
+        Refusal::Nowhere { .. } => StatusCode::NOT_FOUND,
+    };
+    let mut response = said(status, dialect, &refusal.to_string(), id);
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"alluvium\""));
+    }
+    response
+}
+
+/// The answer to a request that is not carried out, as all endpoints but the write ones give it.
+pub(crate) fn refusal(status: StatusCode, message: &str, id: RequestId) -> Response<Body> {
+    let mut response = said(status, Dialect::InfluxV3, message, id);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn said(status: StatusCode, dialect: Dialect, message: &str, id: RequestId) -> Response<Body> {
+    let code = match status {
+        StatusCode::UNAUTHORIZED => "unauthorized",
+        StatusCode::FORBIDDEN => "forbidden",
+        StatusCode::NOT_FOUND => "not found",
+        StatusCode::CONFLICT => "conflict",
+        StatusCode::NOT_IMPLEMENTED => "not implemented",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        StatusCode::INTERNAL_SERVER_ERROR => "internal error",
+        _ => "invalid",
+    };
+    let text = ingest::answer::whole_request(dialect, code, message, id);
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// The status of an error of this kind.
+pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::YourRequest => StatusCode::BAD_REQUEST,
+        ErrorKind::TryAgain => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -257,4 +326,12 @@ fn name_answer<B>(response: &mut Response<B>, id: RequestId) {
     headers.insert(INFLUXDB_BUILD, HeaderValue::from_static("alluvium"));
     headers.insert(X_REQUEST_ID, id.clone());
     headers.insert(REQUEST_ID, id);
+}
+
+impl Doors {
+    /// The same as lines, for the answers that hyper gives by itself to what is no request.
+    fn names(&self) -> String {
+        let (version, id) = (env!("CARGO_PKG_VERSION"), self.ingest.next_request_id());
+        format!("{INFLUXDB_VERSION}: {version}\r\n{INFLUXDB_BUILD}: alluvium\r\n{X_REQUEST_ID}: {id}\r\n{REQUEST_ID}: {id}\r\n")
+    }
 }

@@ -12,6 +12,7 @@ use model::{DatabaseId, DecodeError, TableId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::shard_map::ShardMap;
+use crate::tokens::Token;
 
 const FORMAT: u8 = 1;
 
@@ -43,6 +44,12 @@ pub(crate) enum Command {
     SetRetention { database: Arc<str>, retention_ns: Option<i64> },
     /// Rows older than this are refused and hidden; never moves back.
     Cutoff { database: DatabaseId, cutoff: Timestamp },
+    /// An access token; the same one again is fine.
+    CreateToken { token: Token },
+    /// An access token instead of whatever has its name.
+    ResetToken { token: Token },
+    /// Forgets an access token; one that is unknown is fine.
+    RevokeToken { name: Arc<str> },
 }
 
 /// What became of a command; the same on every member.
@@ -62,6 +69,12 @@ pub(crate) enum Decided {
     NoTable,
     /// The database exists with another routing tag.
     DatabaseExists { routing_tag: Arc<str> },
+    /// Another token has this name.
+    TokenExists,
+    /// There is no room for another token.
+    TooManyTokens,
+    /// Without an admin of all databases nobody could make or revoke tokens any more.
+    NoAdminLeft,
 }
 
 impl Command {

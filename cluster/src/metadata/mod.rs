@@ -1,4 +1,4 @@
-//! The group that agrees on databases, tables, columns and the shard map.
+//! The group that agrees on databases, tables, columns, access tokens and the shard map.
 //!
 //! Commands that arrive together are one entry of its log: a fleet that starts writing asks for the same columns a
 //! thousand times at once. Deciding is idempotent, so a command whose outcome is unknown is asked again. Rows are no

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Decided};
 use crate::shard_map::ShardMap;
+use crate::tokens::{MAX_TOKENS, Token};
 
 /// Names that SQL keeps for itself: no database may have them.
 const RESERVED: [&str; 2] = ["system", "information_schema"];
@@ -26,13 +27,24 @@ pub(crate) struct State {
     pub(crate) catalog: Arc<Catalog>,
     /// By database: the first instant that is kept.
     pub(crate) cutoffs: Arc<BTreeMap<DatabaseId, Timestamp>>,
+    /// Access tokens by name; absent in states saved before there were any.
+    #[serde(default)]
+    pub(crate) tokens: Arc<BTreeMap<Arc<str>, Arc<Token>>>,
     next_database: u32,
     next_table: u32,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { cluster: None, shards: None, catalog: Arc::default(), cutoffs: Arc::default(), next_database: 1, next_table: 1 }
+        State {
+            cluster: None,
+            shards: None,
+            catalog: Arc::default(),
+            cutoffs: Arc::default(),
+            tokens: Arc::default(),
+            next_database: 1,
+            next_table: 1,
+        }
     }
 }
 
@@ -81,7 +93,38 @@ impl State {
                 *now = (*now).max(*cutoff);
                 Decided::Done
             }
+            Command::CreateToken { token } => match self.tokens.get(&token.name) {
+                Some(existing) if **existing == *token => Decided::Done,
+                Some(_) => Decided::TokenExists,
+                None => self.put_token(token),
+            },
+            Command::ResetToken { token } => self.put_token(token),
+            Command::RevokeToken { name } => self.revoke_token(name),
         }
+    }
+
+    fn put_token(&mut self, token: &Token) -> Decided {
+        let others = || self.tokens.values().filter(|other| other.name != token.name);
+        if others().count() >= MAX_TOKENS {
+            return Decided::TooManyTokens;
+        }
+        if !token.is_admin_of_all() && !others().any(|other| other.is_admin_of_all()) {
+            return Decided::NoAdminLeft;
+        }
+        Arc::make_mut(&mut self.tokens).insert(token.name.clone(), Arc::new(token.clone()));
+        Decided::Done
+    }
+
+    /// The last admin stays: without tokens everyone would be let in, with none but small ones nobody could make more.
+    fn revoke_token(&mut self, name: &Arc<str>) -> Decided {
+        if !self.tokens.contains_key(name) {
+            return Decided::Done;
+        }
+        if !self.tokens.values().any(|other| other.name != *name && other.is_admin_of_all()) {
+            return Decided::NoAdminLeft;
+        }
+        Arc::make_mut(&mut self.tokens).remove(name);
+        Decided::Done
     }
 
     fn create_database(&mut self, name: &Arc<str>, routing_tag: Option<&Arc<str>>, retention_ns: Option<i64>) -> Decided {
@@ -199,6 +242,7 @@ mod tests {
     use model::{ColumnType, Epoch};
 
     use super::*;
+    use crate::tokens::{Permission, TokenHash};
 
     fn create(state: &mut State, name: &str) -> Decided {
         state.apply(&Command::CreateDatabase { name: name.into(), routing_tag: None, retention_ns: None })
@@ -309,6 +353,46 @@ mod tests {
         assert!(state.cutoffs.is_empty());
     }
 
+    fn token(name: &str, permission: Permission) -> Token {
+        let token = Token::admin(name, TokenHash::of(name), Timestamp(1));
+        Token { permissions: vec![permission], ..token }
+    }
+
+    #[test]
+    fn there_is_always_an_admin_once_there_are_tokens() {
+        let mut state = State::default();
+        let create = |state: &mut State, token: &Token| state.apply(&Command::CreateToken { token: token.clone() });
+        let revoke = |state: &mut State, name: &str| state.apply(&Command::RevokeToken { name: name.into() });
+        let (root, device) = (token("root", Permission::Admin), token("device", Permission::Write));
+        assert_eq!(create(&mut state, &device), Decided::NoAdminLeft);
+        let of_one = Token { database: Some("d".into()), ..root.clone() };
+        assert_eq!(create(&mut state, &of_one), Decided::NoAdminLeft);
+        assert_eq!(create(&mut state, &root), Decided::Done);
+        assert_eq!(create(&mut state, &device), Decided::Done);
+        assert_eq!(create(&mut state, &device), Decided::Done);
+        assert_eq!(create(&mut state, &token("root", Permission::Read)), Decided::TokenExists);
+        let smaller = Command::ResetToken { token: token("root", Permission::Read) };
+        assert_eq!(state.apply(&smaller), Decided::NoAdminLeft);
+        assert_eq!(revoke(&mut state, "root"), Decided::NoAdminLeft);
+        assert_eq!(revoke(&mut state, "device"), Decided::Done);
+        assert_eq!(revoke(&mut state, "device"), Decided::Done);
+        assert_eq!(revoke(&mut state, "root"), Decided::NoAdminLeft);
+        let again = Token { hash: TokenHash::of("new"), ..root };
+        assert_eq!(state.apply(&Command::ResetToken { token: again.clone() }), Decided::Done);
+        assert_eq!(*state.tokens["root"], again);
+        for number in state.tokens.len()..MAX_TOKENS {
+            assert_eq!(create(&mut state, &token(&number.to_string(), Permission::Read)), Decided::Done);
+        }
+        assert_eq!(create(&mut state, &device), Decided::TooManyTokens);
+    }
+
+    #[test]
+    fn a_state_saved_before_there_were_tokens_is_read() {
+        let mut saved = serde_json::to_value(State::default()).unwrap();
+        saved.as_object_mut().unwrap().remove("tokens");
+        assert_eq!(serde_json::from_value::<State>(saved).unwrap(), State::default());
+    }
+
     #[test]
     fn a_cluster_is_founded_once() {
         let mut state = State::default();
@@ -328,6 +412,8 @@ mod tests {
             Command::AddColumns { database: "d".into(), tables: vec![("t".into(), vec![NewColumn { name: "host".into(), field: None }])] },
             Command::SetRetention { database: "d".into(), retention_ns: None },
             Command::Cutoff { database: DatabaseId(1), cutoff: Timestamp(-4) },
+            Command::CreateToken { token: token("root", Permission::Admin) },
+            Command::RevokeToken { name: "none".into() },
         ];
         let back = Command::decode(&Command::encode(&commands)).unwrap();
         assert_eq!(back, commands);

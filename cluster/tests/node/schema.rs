@@ -1,8 +1,8 @@
 //! What the metadata group agrees on, and that it stays agreed.
 
-use cluster::Error;
+use cluster::{Error, Permission, Token, TokenHash};
 use model::schema::SchemaError;
-use model::{ColumnKind, ErrorKind};
+use model::{ColumnKind, ErrorKind, Timestamp};
 
 use super::*;
 
@@ -118,4 +118,32 @@ async fn a_retention_has_effect_at_once_and_stays_when_the_clock_goes_back() {
     let node = Cluster::start(earlier).await.unwrap();
     assert_eq!(node.cutoff(&database), Some(cutoff));
     assert_eq!(rows(&node, &schema).await, Rows::from([row("d", 0, 2.0)]));
+}
+
+#[tokio::test]
+async fn tokens_are_made_found_revoked_and_survive_a_restart() {
+    let disk = FaultyDisk::new(6);
+    let mut node = start(&disk).await;
+    assert!(!node.has_tokens());
+    let root = Token::admin("root", TokenHash::of("secret of root"), Timestamp(7));
+    let device = Token { permissions: vec![Permission::Write], ..Token::admin("device", TokenHash::of("secret of device"), Timestamp(8)) };
+    assert!(matches!(node.create_token(device.clone()).await, Err(Error::NoAdminLeft)));
+    node.create_token(root.clone()).await.unwrap();
+    node.create_token(device.clone()).await.unwrap();
+    for name in ["", "a\nb", &"x".repeat(256)] {
+        let bad = Token { name: name.into(), ..device.clone() };
+        assert!(matches!(node.create_token(bad).await, Err(Error::BadTokenName)), "{name:?}");
+    }
+    node.shutdown().await;
+    node = start(&disk).await;
+    assert!(node.has_tokens());
+    assert_eq!(*node.authorize("secret of device").unwrap(), device);
+    assert!(node.authorize("secret of dev").is_none());
+    node.revoke_token("device").await.unwrap();
+    assert!(node.authorize("secret of device").is_none());
+    assert!(matches!(node.revoke_token("device").await, Err(Error::NoToken { .. })));
+    assert!(matches!(node.revoke_token("root").await, Err(Error::NoAdminLeft)));
+    node.reset_token(Token { hash: TokenHash::of("new"), ..root }).await.unwrap();
+    assert!(node.authorize("secret of root").is_none());
+    assert_eq!(&*node.authorize("new").unwrap().name, "root");
 }

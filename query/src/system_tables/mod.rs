@@ -1,6 +1,6 @@
 //! The `system` schema: what the node knows about itself, as tables, in every database.
 //!
-//! Rows are made when a query names the table. `devices` is a question over the database's own tables in disguise.
+//! Rows are made when a query names the table; who may see one database only sees nothing of the others here either. `devices` is a question over the database's own tables in disguise.
 
 mod columns;
 mod devices;
@@ -24,13 +24,27 @@ pub(crate) fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<Option<
     let columns = match name {
         "nodes" => columns::nodes(&(engine.sources.nodes)()),
         "shards" => columns::shards(&engine.cluster.shard_status()),
-        "files" => columns::files(&engine.cluster.files(), &scope.catalog),
+        "files" => {
+            let mut files = engine.cluster.files();
+            files.retain(|(_, file)| scope.only.is_none() || scope.catalog.table(file.table).is_some());
+            columns::files(&files, &scope.catalog)
+        }
         "databases" => columns::databases(&scope.catalog),
         "tables" => columns::tables(&scope.catalog),
         "columns" => columns::columns(&scope.catalog),
-        "queries" => columns::queries(&engine.running.seen()),
+        "queries" => {
+            let mut queries = engine.running.seen();
+            queries.retain(|query| scope.sees(&query.database));
+            columns::queries(&queries)
+        }
         "moves" => columns::moves(),
-        "refused_lines" => columns::refused_lines(&(engine.sources.refused_lines)()),
+        "refused_lines" => {
+            let mut lines = (engine.sources.refused_lines)();
+            lines.retain(|line| scope.sees(&line.database));
+            columns::refused_lines(&lines)
+        }
+        // They are the whole node's.
+        "settings" if scope.only.is_some() => columns::settings(&[]),
         "settings" => columns::settings(&(engine.sources.settings)()),
         "devices" => return devices::view(scope).map(Some),
         _ => return Ok(None),
