@@ -245,6 +245,7 @@ fn cluster_options(settings: &Settings, disk: Arc<dyn Disk>, clock: Clock) -> Cl
         flush_bytes: settings.flush_bytes.0 as usize,
         last_rows_bytes: settings.last_rows_bytes.0 as usize,
         max_waiting_bytes: settings.max_waiting_bytes.0 as usize,
+        peers: None,
     }
 }
 

@@ -59,6 +59,7 @@ impl Server {
             flush_bytes: 64 << 20,
             last_rows_bytes: 1 << 20,
             max_waiting_bytes: 64 << 20,
+            peers: None,
         })
         .await
         .expect("the node starts");

@@ -55,6 +55,7 @@ async fn run(dir: &Path, rows: usize, direct: bool, duration: Duration) {
         flush_bytes: FLUSH_BYTES,
         last_rows_bytes: LAST_ROWS_BYTES,
         max_waiting_bytes: 64 << 20,
+        peers: None,
     })
     .await
     .expect("the node starts");

@@ -1,7 +1,7 @@
 //! What goes wrong between asking for agreement and having it.
 
 use model::schema::SchemaError;
-use model::{ErrorKind, ShardId};
+use model::{ErrorKind, NodeId, ShardId};
 use thiserror::Error;
 
 use crate::tokens::{MAX_TOKEN_NAME_BYTES, MAX_TOKENS};
@@ -61,6 +61,58 @@ pub enum Error {
         /// The shard.
         shard: ShardId,
     },
+    /// This node has no replica of the shard, or does not lead it.
+    #[error("shard {shard} is not led by this node{}", leader.map_or(String::new(), |node| format!(", but by node {node}")))]
+    NotHere {
+        /// The shard.
+        shard: ShardId,
+        /// Who leads it, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// A node could not be reached; nothing was sent.
+    #[error("could not reach {node}: {why}")]
+    Unreachable {
+        /// Its address or number.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// A node was asked and did not answer as it should; what it did is not known.
+    #[error("{node} did not answer: {why}")]
+    PeerFailed {
+        /// Its address.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// Nobody leads the metadata group right now, or it cannot be reached.
+    #[error("the metadata group has no leader that this node can reach: {why}")]
+    NoMetadataLeader {
+        /// What was tried last.
+        why: String,
+    },
+    /// Too few members of a shard have done what must be done before it can go on.
+    #[error("no majority of shard {shard} {what}: {why}")]
+    NoMajority {
+        /// The shard.
+        shard: ShardId,
+        /// What they have not done.
+        what: String,
+        /// The last failure.
+        why: String,
+    },
+    /// The nodes are not of one cluster.
+    #[error("{why}")]
+    OtherCluster {
+        /// Which clusters, and the way out.
+        why: String,
+    },
+    /// What was asked for rests on a state that is no more.
+    #[error("the cluster has changed meanwhile: {what}; look at it again and repeat the request if it still makes sense")]
+    Outdated {
+        /// What was asked for.
+        what: String,
+    },
     /// The outcome of a write is not known: it may or may not be stored.
     #[error("the outcome of a write to shard {shard} is unknown: {why}")]
     Unknown {
@@ -109,6 +161,8 @@ impl Error {
     pub(crate) fn again(&self) -> Error {
         match self {
             Error::NoLeader { shard } => Error::NoLeader { shard: *shard },
+            Error::NotHere { shard, leader } => Error::NotHere { shard: *shard, leader: *leader },
+            Error::NoMetadataLeader { why } => Error::NoMetadataLeader { why: why.clone() },
             Error::Unknown { shard, why } => Error::Unknown { shard: *shard, why: why.clone() },
             Error::Stopped { what, why } => Error::Stopped { what: what.clone(), why: why.clone() },
             Error::ShuttingDown => Error::ShuttingDown,
@@ -134,8 +188,14 @@ impl Error {
             | Error::Overloaded { .. }
             | Error::Busy { .. }
             | Error::DiskFull(_)
+            | Error::NotHere { .. }
+            | Error::Unreachable { .. }
+            | Error::PeerFailed { .. }
+            | Error::NoMetadataLeader { .. }
+            | Error::NoMajority { .. }
             | Error::ShuttingDown => ErrorKind::TryAgain,
-            Error::Stopped { .. } => ErrorKind::Broken,
+            Error::Outdated { .. } => ErrorKind::YourRequest,
+            Error::Stopped { .. } | Error::OtherCluster { .. } => ErrorKind::Broken,
             Error::Storage(e) => e.kind(),
         }
     }

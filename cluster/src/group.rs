@@ -1,29 +1,28 @@
 //! What every raft group of this node is made of: the types given to openraft, how a group starts, and how it is asked.
 //!
-//! A group of one voter runs through the same openraft core, the same log and the same state machine as a group of
-//! three: only the network is missing, and [`NoPeers`] says so instead of pretending. Formats on disk are our own and
-//! do not follow openraft's (its alphas move), so its `serde` feature is off.
+//! A group of one voter runs through the same openraft core, the same log, the same state machine and the same network as
+//! a group of three; it only has nobody to call. Formats on disk and between nodes are our own and do not follow
+//! openraft's (its alphas move), so its `serde` feature is off.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use model::{LogIndex, ReplicaId, Term};
+use model::{LogIndex, ReplicaId, ShardId, Term};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::responder::Responder;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::storage::RaftStateMachine;
 use openraft::vote::leader_id_std::{CommittedLeaderId, LeaderId};
-use openraft::{AnyError, Config, EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy};
+use openraft::{Config, EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy};
 use storage::entry::{Entry, Outcome};
 
 use crate::log_store::LogStore;
 use crate::metadata::command::{Command, Decided};
+use crate::network::GroupNetwork;
 use crate::{Error, Result};
 
 /// The types of this node's groups, for openraft.
@@ -73,6 +72,8 @@ pub(crate) struct Member {
     pub(crate) name: String,
     /// The replica's own number.
     pub(crate) replica: ReplicaId,
+    /// Where its node spoke to peers when it became a member; empty for a node that was alone.
+    pub(crate) rpc: String,
 }
 
 /// What a group agrees on: the bytes that the log keeps and what they say, shared, so that a leader never decodes.
@@ -170,19 +171,82 @@ impl<C: RaftTypeConfig, T: OptionalSend + 'static> Responder<C, T> for Reply<T> 
     }
 }
 
-/// Founds the group if its log is new, else takes it up again; returns when it leads and has applied its whole log.
+/// Which group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum GroupId {
+    /// The metadata group.
+    Metadata,
+    /// A shard's.
+    Shard(ShardId),
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GroupId::Metadata => f.write_str("metadata"),
+            GroupId::Shard(shard) => shard.fmt(f),
+        }
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> std::result::Result<GroupId, Self::Err> {
+        match text {
+            "metadata" => Ok(GroupId::Metadata),
+            shard => shard.parse().map(|id| GroupId::Shard(ShardId(id))),
+        }
+    }
+}
+
+impl GroupId {
+    /// How its log is read.
+    pub(crate) fn kind(self) -> GroupKind {
+        match self {
+            GroupId::Metadata => GroupKind::Metadata,
+            GroupId::Shard(_) => GroupKind::Shard,
+        }
+    }
+}
+
+/// How a member whose log is new comes into its group.
+pub(crate) enum Founding {
+    /// The group is founded by these members, this one among them.
+    With(BTreeMap<u64, Member>),
+    /// A leader will add it.
+    Wait,
+}
+
+/// A leader shows that it is there so often. Followers wait for a few times as long before they elect another.
+const HEARTBEAT_MS: u64 = 100;
+const ELECTION_MIN_MS: u64 = 350;
+const ELECTION_MAX_MS: u64 = 700;
+/// A member that could not be reached is tried again after so long.
+const BACKOFF: &str = "200ms";
+
+/// Starts this node's member of a group: founds the group if its log is new and it is among the founders, else takes
+/// it up again. A group of one voter leads and has applied its whole log when this returns.
 ///
 /// Runs on the groups' runtime: openraft spawns its tasks on the runtime that it is called on.
-pub(crate) async fn start<SM>(name: &str, node: u64, member: Member, log: LogStore, machine: SM) -> Result<Raft<Types, SM>>
+pub(crate) async fn start<SM>(
+    name: &str,
+    node: u64,
+    founding: Founding,
+    log: LogStore,
+    machine: SM,
+    network: GroupNetwork,
+) -> Result<Raft<Types, SM>>
 where
     SM: RaftStateMachine<Types, SnapshotData = Bytes>,
 {
     let stopped = |why: String| Error::Stopped { what: name.to_owned(), why };
     let config = Config {
         cluster_name: name.to_owned(),
-        heartbeat_interval: 150,
-        election_timeout_min: 1_000,
-        election_timeout_max: 2_000,
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        backoff: BACKOFF.to_owned(),
         max_payload_entries: 64,
         max_append_entries: Some(64),
         snapshot_policy: SnapshotPolicy::Never,
@@ -191,67 +255,38 @@ where
         ..Config::default()
     };
     let config = Arc::new(config.validate().expect("our settings are consistent"));
-    let raft = Raft::new(node, config, NoPeers, log, machine).await.map_err(|e| stopped(e.to_string()))?;
-    if !raft.is_initialized().await.map_err(|e| stopped(e.to_string()))? {
-        raft.initialize(BTreeMap::from([(node, member)])).await.map_err(|e| stopped(e.to_string()))?;
-    } else if !raft.is_leader() && raft.voter_ids().eq([node]) {
-        // Killed between its vote and its first entry. Nobody else can vote: there is no reason to wait for a timeout.
-        raft.trigger().elect(false).await.map_err(|e| stopped(e.to_string()))?;
+    let raft = Raft::new(node, config, network, log, machine).await.map_err(|e| stopped(e.to_string()))?;
+    let initialized = raft.is_initialized().await.map_err(|e| stopped(e.to_string()))?;
+    match founding {
+        Founding::With(members) if !initialized => {
+            raft.initialize(members).await.map_err(|e| stopped(e.to_string()))?;
+        }
+        _ if initialized && !raft.is_leader() && raft.voter_ids().eq([node]) => {
+            // Killed between its vote and its first entry. Nobody else can vote: there is no reason to wait for a timeout.
+            raft.trigger().elect(false).await.map_err(|e| stopped(e.to_string()))?;
+        }
+        _ => {}
     }
-    raft.wait_for_recovery(None).await.map_err(|e| stopped(e.to_string()))?;
+    if raft.voter_ids().eq([node]) {
+        raft.wait_for_recovery(None).await.map_err(|e| stopped(e.to_string()))?;
+    }
     Ok(raft)
+}
+
+/// Founds a group whose first founder has not done so in time: it may have died before it could.
+pub(crate) async fn found_anyway<SM>(raft: Raft<Types, SM>, founders: BTreeMap<u64, Member>, patience: Duration)
+where
+    SM: RaftStateMachine<Types, SnapshotData = Bytes>,
+{
+    tokio::time::sleep(patience).await;
+    if let Ok(false) = raft.is_initialized().await
+        && let Err(error) = raft.initialize(founders).await
+    {
+        tracing::debug!(%error, "a group was founded meanwhile");
+    }
 }
 
 /// The newest membership in the group's log, committed or not.
 pub(crate) fn membership<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>) -> Membership {
     raft.metrics().borrow_watched().membership_config.membership().clone()
-}
-
-/// The network of a group that has no other member: every call says so.
-pub(crate) struct NoPeers;
-
-fn no_peer() -> Unreachable<Types> {
-    Unreachable::new(&AnyError::error("this node has no peers"))
-}
-
-impl RaftNetworkFactory<Types> for NoPeers {
-    type Network = NoPeers;
-
-    async fn new_client(&mut self, _target: u64, _node: &Member) -> NoPeers {
-        NoPeers
-    }
-}
-
-impl RaftNetworkV2<Types> for NoPeers {
-    type SnapshotData = Bytes;
-
-    async fn append_entries(
-        &mut self,
-        _rpc: AppendEntriesRequest<Types>,
-        _option: RPCOption,
-    ) -> std::result::Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(no_peer()))
-    }
-
-    async fn vote(&mut self, _rpc: VoteRequest<Types>, _option: RPCOption) -> std::result::Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(no_peer()))
-    }
-
-    async fn pre_vote(
-        &mut self,
-        _rpc: VoteRequest<Types>,
-        _option: RPCOption,
-    ) -> std::result::Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(no_peer()))
-    }
-
-    async fn full_snapshot(
-        &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
-    ) -> std::result::Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(StreamingError::Unreachable(no_peer()))
-    }
 }

@@ -1,11 +1,12 @@
 //! Who this data directory belongs to: its cluster, its node, and how often it was started (DESIGN rule 13).
 //!
 //! ```text
-//! payload of DIR/identity         = JSON {"cluster": u128, "node": u64, "name": text, "incarnation": u64}
+//! payload of DIR/identity         = JSON {"cluster": u128 or null, "node": u64, "name": text, "incarnation": u64, "founders": [node …]?}
 //! payload of DIR/shards/N/replica = the replica's number, u128 little-endian
 //! ```
 //!
-//! A replica's number is made when its folder is: the same shard on an empty disk is another replica.
+//! A replica's number is made when its folder is: the same shard on an empty disk is another replica. So is a node's:
+//! under an old name an empty disk is another node.
 
 use std::path::Path;
 
@@ -15,37 +16,66 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use storage::disk::Disk;
 
-use crate::Result;
+use crate::nodes::NodeInfo;
 use crate::state_file::{StateFile, load, save};
+use crate::{Error, Result};
 
 /// This node, as its data directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    pub(crate) cluster: u128,
+    /// `None`: a node that is to join one, and has not yet.
+    pub(crate) cluster: Option<u128>,
     pub(crate) node: NodeId,
     pub(crate) name: String,
     /// How often the node was started.
     pub(crate) incarnation: u64,
+    /// With whom this node founds its cluster, if it is the one who does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) founders: Vec<NodeInfo>,
 }
 
+/// Bits of a node's number: few enough to be read out, enough never to meet twice.
+const NODE_BITS: u32 = 48;
+
 impl Identity {
-    /// Reads the directory's identity, or gives it one, and counts this start.
-    pub(crate) fn take(disk: &dyn Disk, dir: &Path, name: &str, chance: &mut Chance) -> Result<Identity> {
+    /// Reads the directory's identity, or gives it one, and counts this start. A new directory of a node that is alone
+    /// gets a cluster of its own at once; of one that has `peers`, when it has found or founded it.
+    pub(crate) fn take(disk: &dyn Disk, dir: &Path, name: &str, peers: bool, chance: &mut Chance) -> Result<Identity> {
         let path = dir.join("identity");
         let mut identity = match load(disk, &path, StateFile::Identity)? {
             Some(payload) => {
                 serde_json::from_slice(&payload).map_err(|e| storage::Error::Corrupt { path: path.clone(), at: 0, what: e.to_string() })?
             }
-            None => Identity { cluster: chance.number(), node: NodeId(1), name: name.to_owned(), incarnation: 0 },
+            None => Identity {
+                cluster: (!peers).then(|| chance.number()),
+                node: NodeId(1 + (chance.number() as u64 >> (u64::BITS - NODE_BITS))),
+                name: name.to_owned(),
+                incarnation: 0,
+                founders: Vec::new(),
+            },
         };
+        if !peers && identity.cluster.is_none() {
+            return Err(Error::OtherCluster {
+                why: format!(
+                    "{} belongs to a node that was to join a cluster and has not yet; start it with --join HOST:PORT again, or take an empty \
+                     --data-dir for a node that is alone",
+                    dir.display()
+                ),
+            });
+        }
         if identity.name != name {
             tracing::info!(was = identity.name, is = name, "the node has a new name");
             identity.name = name.to_owned();
         }
         identity.incarnation += 1;
-        let payload = serde_json::to_vec(&identity).expect("writing to memory");
-        save(disk, &path, StateFile::Identity, &payload)?;
+        identity.save(disk, dir)?;
         Ok(identity)
+    }
+
+    /// Keeps it durably.
+    pub(crate) fn save(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let payload = serde_json::to_vec(self).expect("writing to memory");
+        save(disk, &dir.join("identity"), StateFile::Identity, &payload)
     }
 }
 

@@ -5,40 +5,54 @@
 //!
 //! | file | answers |
 //! |---|---|
-//! | [`node`], `start` | what other crates may ask; how a node starts |
-//! | `replica` | one shard's member: queue, group commit, propose, answer |
-//! | `read_point` | the point at which a query reads a shard |
-//! | `upkeep`, `cutoffs` | seal, flush, let go of the log, compact; what is too old |
-//! | `metadata` | what all nodes agree on: databases, tables, columns, shards |
-//! | [`shard_map`] | device to shard |
+//! | [`node`], `start`, `bootstrap` | what other crates may ask; how a node starts; how nodes find each other |
+//! | `replica`, `residents` | one shard's member: queue, group commit, propose, answer; which ones live here |
+//! | `forward` | the way to a shard's leader, and to the next one |
+//! | `read_point`, `stale` | the point at which a query reads a shard; how old rows of a follower may be |
+//! | `upkeep`, `files`, `cutoffs` | seal, flush, let go of the log, compact; files between replicas; what is too old |
+//! | `metadata` | what all nodes agree on: databases, tables, columns, nodes, shards, places |
+//! | [`shard_map`], `placement`, `members` | device to shard; where replicas should be; making it so |
+//! | [`peer`], `network`, `switchboard` | what nodes say to each other; raft's part of it; who a request is put through to |
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
 //! | [`tokens`] | who is let in, and what they may do |
 //! | `identity`, `state_file`, `room`, `health`, `clock`, [`metrics`] | who a directory belongs to; is there room; must it stop; what time; figures |
 
+mod bootstrap;
 mod clock;
 mod cutoffs;
 pub mod error;
+mod files;
+mod forward;
 mod group;
 mod health;
 mod identity;
 mod log_record;
 mod log_store;
+mod members;
 mod metadata;
 pub mod metrics;
+mod network;
 pub mod node;
+pub mod nodes;
+pub mod peer;
+mod placement;
 mod read_point;
 mod replica;
+mod residents;
 mod room;
 pub mod shard_map;
+mod stale;
 mod start;
 mod state_file;
 mod state_machine;
+mod switchboard;
 pub mod tokens;
 mod upkeep;
 
 pub use error::Error;
 pub use metrics::Metrics;
-pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, ShardStatus};
+pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, PeerOptions, ShardStatus};
+pub use nodes::{NodeInfo, NodeState, Roles};
 pub use shard_map::ShardMap;
 pub use state_file::check_state_files;
 pub use storage::entry::{Outcome, RetryWindow, WritePart};

@@ -3,7 +3,7 @@
 //! ```text
 //! kind 1 (normal)      the proposal's own bytes: a shard's entry or metadata commands
 //! kind 2 (blank)       nothing
-//! kind 3 (membership)  | format u8 = 1 | JSON {"configs": [[node, …], …], "nodes": {node: {name, replica}}} |
+//! kind 3 (membership)  | format u8 = 1 | JSON {"configs": [[node, …], …], "nodes": {node: {name, replica, rpc?}}} |
 //!
 //! hard state           | format u8 = 1 | flags u8: 1 voted, 2 vote committed, 4 purged | vote term u64 | vote node u64 |
 //!                      | purged term u64 | purged index u64 |
@@ -33,6 +33,8 @@ const HARD_STATE_BYTES: usize = 34;
 struct MemberText {
     name: String,
     replica: ReplicaId,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    rpc: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,7 +51,7 @@ pub(crate) fn encode_membership(at: Option<&LogId>, membership: &Membership) -> 
     let text = MembershipText {
         at: at.map(|id| (Term(id.leader_id.term), LogIndex(id.index))),
         configs: membership.get_joint_config().clone(),
-        nodes: membership.nodes().map(|(id, m)| (*id, MemberText { name: m.name.clone(), replica: m.replica })).collect(),
+        nodes: membership.nodes().map(|(id, m)| (*id, MemberText { name: m.name.clone(), replica: m.replica, rpc: m.rpc.clone() })).collect(),
     };
     let mut bytes = vec![MEMBERSHIP_FORMAT];
     serde_json::to_writer(&mut bytes, &text).expect("writing to memory");
@@ -62,7 +64,7 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
         [MEMBERSHIP_FORMAT, json @ ..] => serde_json::from_slice::<MembershipText>(json).map_err(io::Error::other)?,
         _ => return Err(newer("membership", bytes.first().copied(), MEMBERSHIP_FORMAT)),
     };
-    let nodes: BTreeMap<u64, Member> = text.nodes.into_iter().map(|(id, m)| (id, Member { name: m.name, replica: m.replica })).collect();
+    let nodes: BTreeMap<u64, Member> = text.nodes.into_iter().map(|(id, m)| (id, Member { name: m.name, replica: m.replica, rpc: m.rpc })).collect();
     let membership =
         if text.configs.is_empty() { Membership::default() } else { Membership::new(text.configs, nodes).map_err(io::Error::other)? };
     Ok(StoredMembership::new(text.at.map(|(term, index)| log_id(term, index)), membership))
@@ -141,7 +143,7 @@ mod tests {
     use super::*;
 
     fn one_voter() -> Membership {
-        let member = Member { name: "n1".to_owned(), replica: ReplicaId(u128::MAX - 7) };
+        let member = Member { name: "n1".to_owned(), replica: ReplicaId(u128::MAX - 7), rpc: "n1:2559".to_owned() };
         Membership::new(vec![BTreeSet::from([3])], BTreeMap::from([(3, member)])).unwrap()
     }
 

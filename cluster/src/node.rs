@@ -9,29 +9,38 @@
 //! DIR/shards/N/data/…     its manifest and Parquet files           storage::shard
 //! ```
 //!
-//! The groups run on a small runtime of their own, so that they never wait behind a query; what blocks on the disk runs
-//! on threads of its own (`upkeep.rs`).
+//! The groups and the way to peers run on a small runtime of their own, so that they never wait behind a query; what
+//! blocks on the disk runs on threads of its own (`upkeep.rs`). What is asked here of a shard is asked wherever the shard
+//! is led (`forward.rs`), but for [`Cluster::read`], which reads this node's own replica.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::try_join_all;
 use model::schema::{NewColumn, SchemaError};
-use model::{Catalog, DatabaseSchema, LogIndex, ShardId, TableId, Term, Timestamp};
+use model::{Catalog, DatabaseSchema, LogIndex, NodeId, ShardId, TableId, Term, Timestamp};
+use serde::{Deserialize, Serialize};
 use storage::disk::Disk;
 use storage::entry::Entry;
 use storage::manifest::FileMeta;
-use storage::{Outcome, View, WritePart};
+use storage::{Outcome, View};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::cutoffs::Cutoffs;
-use crate::health::Health;
+use crate::forward::{At, Forwards};
+use crate::group::GroupId;
 use crate::metadata::command::{Command, Decided};
 use crate::metadata::{Metadata, missing};
 use crate::metrics::Metrics;
-use crate::replica::Replica;
+use crate::nodes::{NodeInfo, NodeState, Roles};
+use crate::peer::{Lane, PeerDoor, Peers};
+use crate::residents::{Residents, Served};
 use crate::shard_map::ShardMap;
-use crate::start;
+use crate::start::{self, Shared};
 use crate::tokens::{self, MAX_TOKEN_NAME_BYTES, Token};
 use crate::upkeep::Upkeep;
 use crate::{Error, Result};
@@ -76,7 +85,31 @@ pub struct ClusterOptions {
     pub last_rows_bytes: usize,
     /// Bytes of writes that may wait for one shard.
     pub max_waiting_bytes: usize,
+    /// How it finds and speaks to others; `None`: it is alone.
+    pub peers: Option<PeerOptions>,
 }
+
+/// How a node finds and speaks to others.
+#[derive(Clone, Debug)]
+pub struct PeerOptions {
+    /// What it can be asked to do.
+    pub roles: Roles,
+    /// Where it speaks HTTP, as others reach it: `HOST:PORT`.
+    pub http: String,
+    /// Where it speaks to peers, as others reach it: `HOST:PORT`.
+    pub rpc: String,
+    /// Addresses to ask for the cluster.
+    pub join: Vec<String>,
+    /// Found a cluster once so many storage nodes have found each other.
+    pub bootstrap_expect: Option<u32>,
+    /// Replicas that a shard of a new cluster should have.
+    pub replicas: Option<u32>,
+    /// What answers peers; the program hands requests in from the moment that it is made.
+    pub door: Arc<PeerDoor>,
+}
+
+/// How long a node may take to tell its figures before the answer does without it.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What became of a request for columns.
 #[derive(Clone, Debug)]
@@ -88,7 +121,7 @@ pub struct Agreed {
 }
 
 /// One line of `system.shards`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShardStatus {
     /// The shard.
     pub shard: ShardId,
@@ -114,27 +147,24 @@ pub struct ShardStatus {
     pub stopped: Option<String>,
 }
 
-/// One shard of this node.
-pub(crate) struct Slot {
-    pub(crate) shard: ShardId,
-    /// `Err`: it could not be opened, and why; the node's other shards go on.
-    pub(crate) served: std::result::Result<Served, String>,
-}
-
-/// A shard that takes part.
-pub(crate) struct Served {
-    pub(crate) replica: Arc<Replica>,
-    pub(crate) upkeep: Upkeep,
+/// What a node tells of its shards.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct NodeFigures {
+    shards: Vec<ShardStatus>,
+    files: Vec<(ShardId, FileMeta)>,
 }
 
 /// This node's part of the cluster.
 pub struct Cluster {
-    pub(crate) node: String,
     pub(crate) metadata: Arc<Metadata>,
-    pub(crate) slots: Vec<Slot>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) residents: Residents,
+    pub(crate) forwards: Forwards,
+    /// `None`: a node that is alone.
+    pub(crate) peers: Option<Arc<Peers>>,
     pub(crate) cutoffs: Arc<Cutoffs>,
     pub(crate) metrics: Metrics,
+    pub(crate) max_waiting_bytes: usize,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) runtime: parking_lot::Mutex<Option<Runtime>>,
 }
 
@@ -142,6 +172,78 @@ impl Cluster {
     /// Opens or founds the node's groups and replays their logs; ready when it returns.
     pub async fn start(options: ClusterOptions) -> Result<Arc<Cluster>> {
         start::start(options).await
+    }
+
+    /// Runs something beside the groups: never anything that blocks.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.shared.runtime.spawn(task)
+    }
+
+    /// The runtime of the groups, where the port of peers is served: heartbeats come in there.
+    pub fn handle(&self) -> &tokio::runtime::Handle {
+        &self.shared.runtime
+    }
+
+    /// This node's number.
+    pub fn node_id(&self) -> NodeId {
+        self.shared.me.id
+    }
+
+    /// This node, as it has told the cluster.
+    pub fn this_node(&self) -> &NodeInfo {
+        &self.shared.me
+    }
+
+    /// The cluster's number.
+    pub fn cluster_id(&self) -> u128 {
+        self.shared.cluster
+    }
+
+    /// The way to the other nodes; `None` for a node that is alone.
+    pub fn peers(&self) -> Option<&Arc<Peers>> {
+        self.peers.as_ref()
+    }
+
+    /// All nodes, those that are gone included, as this node knows them.
+    pub fn nodes(&self) -> Vec<NodeInfo> {
+        self.metadata.state().nodes.values().cloned().collect()
+    }
+
+    /// A node, as this one knows it.
+    pub fn node(&self, node: NodeId) -> Option<NodeInfo> {
+        self.metadata.state().nodes.get(&node).cloned()
+    }
+
+    /// Whether a node answers, within a second.
+    pub async fn is_alive(&self, node: NodeId) -> bool {
+        self.in_reach(node).await
+    }
+
+    /// Where a shard's replicas should be; the first should lead.
+    pub fn replicas(&self, shard: ShardId) -> Vec<NodeId> {
+        self.metadata.state().placements.get(&shard).map(|placement| placement.replicas.clone()).unwrap_or_default()
+    }
+
+    /// Returns when this node knows every database, table and column that was decided before the call.
+    pub async fn refresh(&self) -> Result<()> {
+        self.metadata.refresh().await
+    }
+
+    /// Says whether shards may be placed on a node; a draining one gives away those that it has.
+    pub async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<()> {
+        match self.metadata.decide(Command::SetNodeState { node, state }).await? {
+            Decided::Outdated => Err(Error::Outdated { what: format!("node {node} is not known") }),
+            other => expect_done(other, "", None),
+        }
+    }
+
+    /// Says where a shard's replicas should be, if they should still be where the asker thought. Returns once that is
+    /// decided; the replicas then move by themselves.
+    pub async fn place(&self, shard: ShardId, were: Vec<NodeId>, replicas: Vec<NodeId>) -> Result<()> {
+        match self.metadata.decide(Command::Place { shard, were, replicas }).await? {
+            Decided::Outdated => Err(Error::Outdated { what: format!("the replicas of shard {shard} have other places") }),
+            other => expect_done(other, "", None),
+        }
     }
 
     /// The databases, tables and columns as this node knows them now; cheap.
@@ -255,45 +357,91 @@ impl Cluster {
         tokens::find(self.metadata.state().tokens.values(), secret).cloned()
     }
 
-    /// Has a part kept: returns once it is synced by a majority, committed and applied.
-    pub async fn write(&self, shard: ShardId, part: WritePart) -> Result<Applied> {
-        self.served(shard)?.replica.write(part).await
-    }
-
-    /// The shards that a query must read, all of them local for now.
+    /// All shards, wherever they are.
     pub fn shards(&self) -> Vec<ShardId> {
-        self.slots.iter().map(|slot| slot.shard).collect()
+        self.shard_map().ranges.iter().map(|range| range.shard).collect()
     }
 
-    /// A view of a shard that holds every write acknowledged before the call (DESIGN rule 9).
+    /// A view of a shard that holds every write acknowledged before the call (DESIGN rule 9), of this node's own
+    /// replica; [`Error::NotHere`] where another leads the shard, naming it if this node knows who.
     pub async fn read(&self, shard: ShardId) -> Result<View> {
-        self.served(shard)?.replica.read().await
+        match self.residents.served(shard) {
+            Ok(slot) => slot.replica()?.read().await,
+            Err(_) => Err(Error::NotHere { shard, leader: self.leader(shard) }),
+        }
+    }
+
+    /// A view of this node's own replica as it is, and how old it may be: nothing for the leader's; `None` where it has
+    /// not heard from a leader yet.
+    pub fn read_stale(&self, shard: ShardId) -> Result<(View, Option<Duration>)> {
+        let slot = self.residents.served(shard)?;
+        let replica = slot.replica()?;
+        replica.refuse_if_stopped()?;
+        let view = replica.view();
+        if replica.raft().is_leader() {
+            return Ok((view, Some(Duration::ZERO)));
+        }
+        let connected = self.shared.switchboard.as_ref().and_then(|switchboard| switchboard.group(GroupId::Shard(shard)));
+        let age = connected.and_then(|(_, heard)| heard.age(view.applied().map(|index| index.0)));
+        Ok((view, age))
     }
 
     /// Returns when everything acknowledged before the call is in files named by the manifest.
     pub async fn flush(&self, table: Option<TableId>) -> Result<()> {
-        let all = self.slots.iter().map(|slot| async { self.served(slot.shard)?.upkeep.flush(table).await });
+        let all = self.shards().into_iter().map(|shard| self.upkeep(shard, "flush", table));
         try_join_all(all).await.map(|_| ())
     }
 
     /// Flushes, then merges until each row stands once.
     pub async fn compact(&self, table: Option<TableId>) -> Result<()> {
         self.flush(table).await?;
-        let all = self.slots.iter().map(|slot| async { self.served(slot.shard)?.upkeep.compact(table).await });
+        let all = self.shards().into_iter().map(|shard| self.upkeep(shard, "compact", table));
         try_join_all(all).await.map(|_| ())
     }
 
-    /// For `system.shards`.
+    async fn upkeep(&self, shard: ShardId, what: &'static str, table: Option<TableId>) -> Result<()> {
+        self.at_leader(shard, |at| async move {
+            match at {
+                At::Here(_) => self.upkeep_here(shard, what, table).await,
+                At::There(node) => {
+                    let body = table.map_or_else(String::new, |table| table.to_string());
+                    self.ask(node, shard, what, Bytes::from(body)).await
+                }
+            }
+        })
+        .await
+    }
+
+    async fn upkeep_here(&self, shard: ShardId, what: &str, table: Option<TableId>) -> Result<()> {
+        let slot = self.residents.served(shard)?;
+        let upkeep = slot.running()?.upkeep.clone();
+        match what {
+            "flush" => upkeep.flush(table).await,
+            _ => upkeep.compact(table).await,
+        }
+    }
+
+    /// Flushes a shard for another node.
+    pub(crate) async fn flush_for_peer(&self, shard: ShardId, table: &[u8]) -> Result<Bytes> {
+        self.upkeep_here(shard, "flush", table_of(table)?).await.map(|()| Bytes::new())
+    }
+
+    /// Compacts a shard for another node.
+    pub(crate) async fn compact_for_peer(&self, shard: ShardId, table: &[u8]) -> Result<Bytes> {
+        self.upkeep_here(shard, "compact", table_of(table)?).await.map(|()| Bytes::new())
+    }
+
+    /// For `system.shards`: all shards, with the figures of this node's replicas.
     pub fn shard_status(&self) -> Vec<ShardStatus> {
-        let map = self.shard_map();
-        let status = |slot: &Slot| {
-            let range = map.ranges.iter().find(|r| r.shard == slot.shard);
+        let state = self.metadata.state().clone();
+        let name = |node: NodeId| state.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone());
+        let status = |range: &crate::shard_map::ShardRange| {
             let mut status = ShardStatus {
-                shard: slot.shard,
-                hash_start: range.map_or(0, |r| r.start),
-                hash_last: range.map_or(0, |r| r.last),
-                leader: None,
-                replicas: vec![self.node.clone()],
+                shard: range.shard,
+                hash_start: range.start,
+                hash_last: range.last,
+                leader: self.leader(range.shard).map(name),
+                replicas: self.replicas(range.shard).into_iter().map(name).collect(),
                 term: Term(0),
                 applied: None,
                 durable: None,
@@ -301,12 +449,18 @@ impl Cluster {
                 wal_bytes: 0,
                 stopped: None,
             };
-            match &slot.served {
-                Err(why) => status.stopped = Some(why.clone()),
-                Ok(Served { replica, .. }) => {
-                    let (raft, stats) = (replica.raft(), replica.store().stats());
+            match self.residents.get(range.shard).as_ref().map(|slot| &slot.served) {
+                None => {}
+                Some(Err(why)) => {
+                    status.stopped = Some(why.clone());
+                    status.leader = None;
+                }
+                Some(Ok(Served { replica, .. })) => {
+                    let stats = replica.store().stats();
                     status.stopped = replica.stopped();
-                    status.leader = (status.stopped.is_none() && raft.is_leader()).then(|| self.node.clone());
+                    if status.stopped.is_some() {
+                        status.leader = None;
+                    }
                     status.term = replica.term();
                     status.applied = stats.applied;
                     status.durable = replica.log().durable();
@@ -316,34 +470,87 @@ impl Cluster {
             }
             status
         };
-        self.slots.iter().map(status).collect()
+        self.shard_map().ranges.iter().map(status).collect()
     }
 
-    /// For `system.files`.
+    /// For `system.shards` and `system.files` of the whole cluster: each shard as its leader sees it, or, where nobody
+    /// leads it, as whoever has it does. A node that does not answer in time is left out.
+    pub async fn figures(&self) -> (Vec<ShardStatus>, Vec<(ShardId, FileMeta)>) {
+        let own = self.status_for_peer();
+        let Some(peers) = &self.peers else { return (own.shards, own.files) };
+        let others = self.nodes().into_iter().filter(|node| node.roles.storage && node.id != peers.me() && node.state != NodeState::Gone);
+        let asked = others.map(|node| async move {
+            let call = peers.call(node.id, Lane::Asks, "/peer/v1/status", Bytes::new());
+            let answer = tokio::time::timeout(STATUS_TIMEOUT, call).await.ok()?.ok()?;
+            Some((node.name, serde_json::from_slice::<NodeFigures>(&answer).ok()?))
+        });
+        let mut figures = vec![(self.shared.me.name.clone(), own)];
+        figures.extend(futures::future::join_all(asked).await.into_iter().flatten());
+        let mut shards = self.shard_status();
+        let mut files = Vec::new();
+        for status in &mut shards {
+            let of = |figures: &NodeFigures| figures.shards.iter().find(|s| s.shard == status.shard).cloned();
+            let leads = |(name, figures): &&(String, NodeFigures)| of(figures).is_some_and(|s| s.leader.as_ref() == Some(name));
+            let holds = |(_, figures): &&(String, NodeFigures)| of(figures).is_some_and(|s| s.applied.is_some());
+            let Some((_, best)) = figures.iter().find(leads).or_else(|| figures.iter().find(holds)) else { continue };
+            files.extend(best.files.iter().filter(|(shard, _)| *shard == status.shard).cloned());
+            *status = of(best).expect("it was found by it");
+        }
+        (shards, files)
+    }
+
+    /// What this node tells of its shards.
+    pub(crate) fn status_for_peer(&self) -> NodeFigures {
+        NodeFigures { shards: self.shard_status(), files: self.files() }
+    }
+
+    /// For `system.files`: those of this node's replicas.
     pub fn files(&self) -> Vec<(ShardId, FileMeta)> {
-        let served = self.slots.iter().filter_map(|slot| slot.served.as_ref().ok());
+        let slots = self.residents.all();
+        let served = slots.iter().filter_map(|slot| slot.served.as_ref().ok());
         served.flat_map(|s| s.replica.store().files().into_iter().map(|file| (s.replica.shard(), file))).collect()
     }
 
     /// Returns, with the reason, when the process must stop because its log could not be synced; pends for ever otherwise.
     pub async fn stopped(&self) -> String {
-        self.health.wait_stopped().await
+        self.shared.health.wait_stopped().await
+    }
+
+    /// Returns when each of this node's groups has a leader, or when it takes too long.
+    pub(crate) async fn wait_for_leaders(&self, patience: Duration) {
+        for replica in self.residents.running() {
+            let led = replica.raft().wait(Some(patience)).metrics(|m| m.current_leader.is_some(), "the group has a leader").await;
+            if led.is_err() {
+                tracing::warn!(group = replica.name(), "nobody leads it yet");
+            }
+        }
+    }
+
+    /// Hands the shards that this node leads to others, where another can lead; for a node that is about to stop.
+    pub async fn hand_over(&self) {
+        if self.peers.is_none() {
+            return;
+        }
+        let handed = self.residents.running().into_iter().map(|replica| async move {
+            replica.hand_over().await;
+        });
+        futures::future::join_all(handed).await;
     }
 
     /// Takes no more writes, finishes those that wait, flushes nothing, stops the groups.
     pub async fn shutdown(&self) {
-        for served in self.slots.iter().filter_map(|slot| slot.served.as_ref().ok()) {
-            if served.replica.stopped().is_none() {
-                served.replica.drain().await;
-            }
+        self.hand_over().await;
+        for replica in self.residents.running() {
+            replica.drain().await;
         }
         // The threads may be writing a file: waiting for them must not hold up the caller's runtime.
         let Some(runtime) = self.runtime.lock().take() else { return };
-        let upkeep: Vec<_> = self.slots.iter().filter_map(|s| s.served.as_ref().ok()).map(|s| s.upkeep.clone()).collect();
+        let upkeep = self.all_upkeep();
         if runtime.spawn_blocking(move || upkeep.iter().for_each(Upkeep::stop)).await.is_err() {
             tracing::error!("the upkeep threads did not stop cleanly");
         }
-        for served in self.slots.iter().filter_map(|slot| slot.served.as_ref().ok()) {
+        for slot in self.residents.all() {
+            let Ok(served) = &slot.served else { continue };
             if let Err(error) = served.replica.raft().shutdown().await {
                 tracing::warn!(group = served.replica.name(), %error, "a group did not stop cleanly");
             }
@@ -353,22 +560,31 @@ impl Cluster {
         runtime.shutdown_background();
     }
 
-    fn served(&self, shard: ShardId) -> Result<&Served> {
-        let at = self.slots.binary_search_by_key(&shard, |slot| slot.shard).map_err(|_| Error::NoLeader { shard })?;
-        let stopped = |why: &String| Error::Stopped { what: format!("shard {shard}"), why: why.clone() };
-        self.slots[at].served.as_ref().map_err(stopped)
+    fn all_upkeep(&self) -> Vec<Upkeep> {
+        self.residents.all().iter().filter_map(|slot| slot.served.as_ref().ok()).map(|served| served.upkeep.clone()).collect()
     }
 
     /// Tells every shard that these tables' rows are gone. A shard that has stopped drops them when it starts again.
     async fn drop_rows(&self, tables: &[TableId]) -> Result<()> {
-        let running = self.slots.iter().filter_map(|slot| slot.served.as_ref().ok());
-        let all = running.filter(|s| s.replica.stopped().is_none()).map(|served| async {
+        let all = self.shards_that_run().into_iter().map(|shard| async move {
             for &table in tables {
-                served.replica.propose(Entry::DropTable { table }).await?;
+                self.propose(shard, Entry::DropTable { table }).await?;
             }
             Ok::<(), Error>(())
         });
         try_join_all(all).await.map(|_| ())
+    }
+
+    /// All shards but those of which this node knows that they have stopped here and are nowhere else.
+    pub(crate) fn shards_that_run(&self) -> Vec<ShardId> {
+        let stopped = |shard: &ShardId| {
+            self.peers.is_none()
+                && self.residents.get(*shard).is_some_and(|slot| match &slot.served {
+                    Ok(served) => served.replica.stopped().is_some(),
+                    Err(_) => true,
+                })
+        };
+        self.shards().into_iter().filter(|shard| !stopped(shard)).collect()
     }
 }
 
@@ -377,7 +593,7 @@ impl Drop for Cluster {
     /// threads are still ended, so that the data directory can be opened again in this process.
     fn drop(&mut self) {
         let Some(runtime) = self.runtime.lock().take() else { return };
-        let upkeep: Vec<_> = self.slots.iter().filter_map(|s| s.served.as_ref().ok()).map(|s| s.upkeep.clone()).collect();
+        let upkeep = self.all_upkeep();
         // On a thread of its own: this may be a task of another runtime, where waiting like this is not allowed.
         let ended = std::thread::spawn(move || {
             upkeep.iter().for_each(Upkeep::stop);
@@ -402,5 +618,16 @@ fn expect_done(decided: Decided, database: &str, table: Option<&str>) -> Result<
         Decided::DatabaseExists { routing_tag } => {
             Err(Error::DatabaseExists { name: database.to_owned(), routing_tag: routing_tag.to_string() })
         }
+        Decided::Outdated => Err(Error::Outdated { what: database.to_owned() }),
     }
+}
+
+/// The table that another node names, if it names one.
+fn table_of(text: &[u8]) -> Result<Option<TableId>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let unreadable = || Error::PeerFailed { node: "a peer".to_owned(), why: "the table that it names is none".to_owned() };
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    number.map(|id| Some(TableId(id))).ok_or_else(unreadable)
 }

@@ -5,6 +5,7 @@
 //! point. Whether it is the only voter is taken from the newest membership in its log, committed or not, which is known
 //! before another voter can exist. The short way costs a lock and a few counters.
 
+use model::NodeId;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use storage::View;
@@ -18,7 +19,9 @@ impl Replica {
         self.refuse_if_stopped()?;
         if !self.log().sole_voter() {
             self.raft().ensure_linearizable(ReadPolicy::ReadIndex).await.map_err(|error| match error {
-                RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => Error::NoLeader { shard: self.shard() },
+                RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
+                    Error::NotHere { shard: self.shard(), leader: to.leader_id.map(NodeId) }
+                }
                 RaftError::APIError(other) => Error::Unknown { shard: self.shard(), why: other.to_string() },
                 RaftError::Fatal(error) => {
                     Error::Stopped { what: self.name().to_owned(), why: self.stopped().unwrap_or_else(|| error.to_string()) }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use model::{PointBatch, ShardId, Term};
+use model::{NodeId, PointBatch, ShardId, Term};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -44,6 +44,8 @@ const MAX_PART_BYTES: usize = MAX_ENTRY_BYTES - 2 * PART_OVERHEAD_BYTES;
 const LOG_SLACK_BYTES: usize = 1 << 20;
 /// Memtables may hold this many times the bytes at which one is sealed; then flushes are behind and writes wait.
 const MEMTABLES: u64 = 4;
+/// How long another member may take to lead.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a write waits for a flush before it is refused.
 const MEMORY_WAIT: Duration = Duration::from_secs(2);
 
@@ -272,9 +274,43 @@ impl Replica {
 
     fn not_written(&self, error: &ClientWriteError<Types>) -> Error {
         match error {
-            ClientWriteError::ForwardToLeader(_) => Error::NoLeader { shard: self.parts.shard },
+            ClientWriteError::ForwardToLeader(to) => Error::NotHere { shard: self.parts.shard, leader: to.leader_id.map(NodeId) },
             // Appended here, then perhaps replaced by another leader's entry, perhaps not.
             other => Error::Unknown { shard: self.parts.shard, why: other.to_string() },
+        }
+    }
+
+    /// Who leads the group, as far as this member knows; itself only while it may.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.parts.raft.metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// The error of one who asked this member for what only a leader does.
+    pub(crate) fn not_here(&self) -> Error {
+        let me = NodeId(*self.parts.raft.node_id());
+        Error::NotHere { shard: self.parts.shard, leader: self.leader().filter(|leader| *leader != me) }
+    }
+
+    /// Whether this node is a member of the group by the newest membership in its log.
+    pub(crate) fn is_member(&self) -> bool {
+        let me = *self.parts.raft.node_id();
+        self.parts.raft.voter_ids().chain(self.parts.raft.learner_ids()).any(|id| id == me)
+    }
+
+    /// If this member leads: has the group led by the member with the most of the log; returns once that is so, or it
+    /// takes too long.
+    pub(crate) async fn hand_over(&self) {
+        let raft = &self.parts.raft;
+        if !raft.is_leader() {
+            return;
+        }
+        let metrics = raft.metrics().borrow_watched().clone();
+        let me = *raft.node_id();
+        let others = metrics.replication.into_iter().flatten().filter(|(id, _)| *id != me && raft.voter_ids().any(|voter| voter == *id));
+        let Some((to, _)) = others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)) else { return };
+        if raft.trigger().transfer_leader(to).await.is_ok() {
+            let led = |m: &openraft::RaftMetrics<Types>| m.current_leader.is_some_and(|leader| leader != me);
+            let _ = raft.wait(Some(HAND_OVER_TIMEOUT)).metrics(led, "another leads").await;
         }
     }
 

@@ -1,31 +1,44 @@
-//! How a node starts: whose directory is this, the metadata group, then all shards at once, then their upkeep.
+//! How a node starts: whose directory is this, where are the others, the metadata group, then all shards at once.
 //!
-//! It returns only when every log is replayed and every group leads. One shard that is damaged does not keep the node
-//! from starting: it is told in its status and its part of the rows is an error, never missing in silence. A damaged
-//! metadata group does, because without it no row has a name.
+//! A node that is alone returns only when every log is replayed and every group leads. A node with peers returns when it
+//! belongs to its cluster, knows what the metadata group has decided, and its replicas are open; groups whose other
+//! members are still starting find their leader later. A damaged metadata group keeps the node from starting, because
+//! without it no row has a name; a damaged shard does not (`residents.rs`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use model::{ErrorKind, ReplicaId, ShardId};
+use model::{NodeId, ReplicaId, ShardId};
+use parking_lot::Mutex;
 use storage::wal::{Syncer, WalOptions};
 use storage::{Shard, ShardOptions};
 use tokio::runtime::Handle;
+use xxhash_rust::xxh3::xxh3_128;
 
+use crate::bootstrap::{self, Belongs, Introduction};
 use crate::clock::SteadyClock;
 use crate::cutoffs::Cutoffs;
-use crate::group::{self, GroupKind, Member};
+use crate::forward::Forwards;
+use crate::group::{self, Founding, GroupId, GroupKind, Member};
 use crate::health::{GroupHealth, Health};
 use crate::identity::{Chance, Identity, take_replica};
 use crate::log_store::{LogStore, ToldOfFailures};
+use crate::members;
 use crate::metadata::command::Command;
-use crate::metadata::{Metadata, MetadataMachine};
+use crate::metadata::{self, Metadata, MetadataMachine, Placement, Published};
 use crate::metrics::Metrics;
-use crate::node::{Cluster, ClusterOptions, Served, Slot};
+use crate::network::GroupNetwork;
+use crate::node::{Cluster, ClusterOptions};
+use crate::nodes::{NodeInfo, NodeState, Roles};
+use crate::peer::Peers;
 use crate::replica::{Replica, ReplicaParts};
+use crate::residents::{self, Residents, Served};
 use crate::room::Room;
 use crate::shard_map::ShardMap;
 use crate::state_machine::{Progress, ShardMachine};
+use crate::switchboard::{GroupHandle, Switchboard};
 use crate::upkeep::Upkeep;
 use crate::{Error, Result};
 
@@ -40,11 +53,22 @@ const METADATA_SEGMENT_BYTES: (u64, u64) = (1 << 20, 4 << 20);
 /// Free bytes below which no write is let in.
 const RESERVE_BYTES: u64 = 32 << 20;
 
+/// In the folder of a replica that has moved away, until the folder is gone.
+const DEPARTED_FILE: &str = "departed";
+/// Replicas that a shard should have where nobody says otherwise; fewer nodes hold fewer.
+const REPLICATION: u32 = 3;
+/// A founder that is not the first waits so long for the first to found a shard's group before it does so itself.
+const FOUND_ANYWAY: Duration = Duration::from_secs(3);
+/// Between two tries to have something decided while the cluster is coming into being.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+/// How long a node with peers waits for its shards' groups to lead before it says that it is ready all the same.
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+
 pub(crate) async fn start(options: ClusterOptions) -> Result<Arc<Cluster>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(GROUP_THREADS)
         .thread_name("groups")
-        .enable_time()
+        .enable_all()
         .build()
         .map_err(|e| storage::Error::io("start the threads for", &options.data_dir, e))?;
     let started = runtime.spawn(open(options, runtime.handle().clone())).await;
@@ -63,114 +87,243 @@ pub(crate) async fn start(options: ClusterOptions) -> Result<Arc<Cluster>> {
 async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> {
     let disk = options.disk.clone();
     let mut chance = Chance::new(options.seed);
-    let make_dir = |dir: PathBuf| disk.create_dir_all(&dir).map_err(|e| storage::Error::io("create", dir, e));
-    make_dir(options.data_dir.clone())?;
-    let identity = Identity::take(&*disk, &options.data_dir, &options.node, &mut chance)?;
+    disk.create_dir_all(&options.data_dir).map_err(|e| storage::Error::io("create", options.data_dir.clone(), e))?;
+    let identity = Identity::take(&*disk, &options.data_dir, &options.node, options.peers.is_some(), &mut chance)?;
+    let me = this_node(&options, &identity);
+    let new_cluster = chance.number();
+    let (switchboard, belongs) = match &options.peers {
+        None => (None, Belongs::Already),
+        Some(with) => {
+            let peers = Peers::new(me.id, with.door.security().clone(), runtime.clone());
+            let introduction = Introduction::new(me.clone(), identity.clone(), disk.clone(), options.data_dir.clone(), peers.clone());
+            let switchboard = Switchboard::new(introduction, peers);
+            with.door.open(switchboard.clone());
+            let belongs = switchboard.introduction.find(&with.join, with.bootstrap_expect, new_cluster).await?;
+            (Some(switchboard), belongs)
+        }
+    };
     let syncer = Syncer::start();
     let metrics = Metrics::new(syncer.metrics().clone());
+    let cluster_id = switchboard.as_ref().map_or(identity.cluster, |s| s.introduction.cluster()).expect("it belongs to a cluster now");
     let shared = Arc::new(Shared {
         room: Arc::new(Room::new(disk.clone(), options.data_dir.clone(), RESERVE_BYTES)),
         health: Arc::new(Health::new()),
         syncer,
         metrics,
-        identity,
+        me,
+        cluster: cluster_id,
+        switchboard,
+        chance: Mutex::new(chance),
         options,
         runtime,
     });
-
-    make_dir(shared.options.data_dir.join("meta"))?;
-    let metadata = shared.clone().open_metadata().await?;
-    if metadata.state().cluster.is_none() {
-        let shards = ShardMap::even(shared.options.shards);
-        metadata.decide(Command::Found { cluster: shared.identity.cluster, shards }).await?;
-    }
+    let metadata = shared.clone().open_metadata(belongs).await?;
     shared.refuse_another_cluster(&metadata)?;
+    metadata.decide(Command::Register(shared.me.clone())).await?;
 
-    let map = metadata.state().shards.clone().expect("just founded");
-    let mut opening = Vec::new();
-    for range in &map.ranges {
-        let dir = shared.options.data_dir.join("shards").join(range.shard.to_string());
-        make_dir(dir.clone())?;
-        let new = ReplicaId(chance.number());
-        opening.push((range.shard, tokio::spawn(shared.clone().open_shard(range.shard, new, dir, metadata.clone()))));
-    }
-    let mut slots = Vec::new();
-    for (shard, opened) in opening {
-        let opened = opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let served = match opened {
-            Ok(served) => Ok(served),
-            Err(error) if error.kind() == ErrorKind::Broken => {
-                tracing::error!(%shard, %error, "a shard could not be opened; the others go on");
-                Err(error.to_string())
-            }
-            Err(error) => return Err(error),
-        };
-        slots.push(Slot { shard, served });
-    }
-    slots.sort_by_key(|slot| slot.shard);
-
-    let replicas = slots.iter().filter_map(|slot| slot.served.as_ref().ok()).map(|s| s.replica.clone()).collect();
-    let cutoffs = Cutoffs::new(metadata.clone(), replicas, SteadyClock::new(shared.options.clock.clone()));
-    cutoffs.advance().await?;
-    tokio::spawn(cutoffs.clone().keep_moving());
-    let cluster = Arc::new(Cluster {
-        node: shared.identity.name.clone(),
-        metadata,
-        slots,
-        health: shared.health.clone(),
-        cutoffs,
+    let cluster = Arc::new_cyclic(|weak: &Weak<Cluster>| Cluster {
+        metadata: metadata.clone(),
+        residents: Residents::default(),
+        forwards: Forwards::default(),
+        peers: shared.peers().cloned(),
+        cutoffs: Cutoffs::new(weak.clone(), SteadyClock::new(shared.options.clock.clone())),
         metrics: shared.metrics.clone(),
-        runtime: parking_lot::Mutex::new(None),
+        max_waiting_bytes: shared.options.max_waiting_bytes,
+        shared: shared.clone(),
+        runtime: Mutex::new(None),
     });
+    if let Some(switchboard) = &shared.switchboard {
+        switchboard.connect_cluster(&cluster);
+    }
+    cluster.open_placed().await;
+    tokio::spawn(residents::keep(Arc::downgrade(&cluster)));
+    if shared.switchboard.is_some() {
+        tokio::spawn(members::keep(Arc::downgrade(&cluster)));
+        cluster.wait_for_leaders(LEADERS_TIMEOUT).await;
+    } else {
+        cluster.cutoffs.advance().await?;
+    }
+    tokio::spawn(cluster.cutoffs.clone().keep_moving());
     tracing::info!(
-        node = shared.identity.name,
-        incarnation = shared.identity.incarnation,
-        shards = cluster.slots.len(),
-        "the node's groups lead"
+        node = shared.me.name,
+        id = %shared.me.id,
+        incarnation = shared.me.incarnation,
+        shards = cluster.residents.all().len(),
+        "the node's groups are open"
     );
     Ok(cluster)
 }
 
+fn this_node(options: &ClusterOptions, identity: &Identity) -> NodeInfo {
+    let (roles, http, rpc) = match &options.peers {
+        None => (Roles::ALL, String::new(), String::new()),
+        Some(with) => (with.roles, with.http.clone(), with.rpc.clone()),
+    };
+    NodeInfo {
+        id: identity.node,
+        name: identity.name.clone(),
+        roles,
+        http,
+        rpc,
+        incarnation: identity.incarnation,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: NodeState::Active,
+    }
+}
+
 /// What all groups of the node share.
-struct Shared {
-    options: ClusterOptions,
-    identity: Identity,
-    health: Arc<Health>,
+pub(crate) struct Shared {
+    pub(crate) options: ClusterOptions,
+    pub(crate) me: NodeInfo,
+    pub(crate) cluster: u128,
+    pub(crate) health: Arc<Health>,
+    /// `None`: a node that is alone.
+    pub(crate) switchboard: Option<Arc<Switchboard>>,
     room: Arc<Room>,
     syncer: Syncer,
     metrics: Metrics,
-    runtime: Handle,
+    chance: Mutex<Chance>,
+    pub(crate) runtime: Handle,
 }
 
 impl Shared {
+    fn peers(&self) -> Option<&Arc<Peers>> {
+        self.switchboard.as_ref().map(|switchboard| switchboard.peers())
+    }
+
     fn wal(&self, dir: PathBuf, (first, max): (u64, u64)) -> WalOptions {
         WalOptions { disk: self.options.disk.clone(), syncer: self.syncer.clone(), dir, first_segment_bytes: first, max_segment_bytes: max }
     }
 
-    fn member(&self, replica: ReplicaId) -> Member {
-        Member { name: self.identity.name.clone(), replica }
+    /// The number of the replica with which a node founds a group: known to all founders alike.
+    pub(crate) fn founding_replica(&self, group: GroupId, node: NodeId) -> ReplicaId {
+        ReplicaId(xxh3_128(format!("{:032x} {group} {node}", self.cluster).as_bytes()))
     }
 
-    async fn open_metadata(self: Arc<Shared>) -> Result<Arc<Metadata>> {
-        let dir = self.options.data_dir.join("meta");
-        let node = self.identity.node.0;
-        let shared = self.clone();
-        let (log, (machine, published)) = blocking(move || {
-            let wal = shared.wal(dir.join("wal"), METADATA_SEGMENT_BYTES);
-            let told = ToldOfFailures { group: Arc::default(), node: shared.health.clone() };
-            let log = LogStore::open(GroupKind::Metadata, METADATA, wal, node, told)?;
-            Ok((log, MetadataMachine::open(shared.options.disk.clone(), dir.join("snapshot"))?))
-        })
-        .await?;
-        // One metadata group a cluster: its replicas are told apart by the cluster's number and the node's.
-        let replica = ReplicaId(self.identity.cluster ^ u128::from(node));
-        let shared_log = log.log();
-        let raft = group::start(METADATA, node, self.member(replica), log, machine).await?;
-        Ok(Metadata::new(raft, shared_log, self.runtime.clone(), published))
+    fn founders(&self, group: GroupId, nodes: impl Iterator<Item = NodeInfo>) -> BTreeMap<u64, Member> {
+        let member = |node: NodeInfo| {
+            let replica = self.founding_replica(group, node.id);
+            (node.id.0, Member { name: node.name, replica, rpc: node.rpc })
+        };
+        nodes.map(member).collect()
+    }
+
+    /// Opens this node's member of the metadata group and founds the cluster where it is new; returns when this node
+    /// knows what was decided.
+    async fn open_metadata(self: Arc<Shared>, belongs: Belongs) -> Result<Arc<Metadata>> {
+        let published;
+        let member;
+        if self.me.roles.storage {
+            let dir = self.options.data_dir.join("meta");
+            self.options.disk.create_dir_all(&dir).map_err(|e| storage::Error::io("create", dir.clone(), e))?;
+            let shared = self.clone();
+            let (log, (machine, shown)) = blocking(move || {
+                let wal = shared.wal(dir.join("wal"), METADATA_SEGMENT_BYTES);
+                let told = ToldOfFailures { group: Arc::default(), node: shared.health.clone() };
+                let log = LogStore::open(GroupKind::Metadata, METADATA, wal, shared.me.id.0, told)?;
+                Ok((log, MetadataMachine::open(shared.options.disk.clone(), dir.join("snapshot"))?))
+            })
+            .await?;
+            let founders = match (&belongs, &self.switchboard) {
+                (Belongs::Founder(founders), Some(switchboard)) if log.is_new() => {
+                    switchboard.introduction.collect_promises(founders).await;
+                    founders.clone()
+                }
+                (_, None) => vec![self.me.clone()],
+                _ => Vec::new(),
+            };
+            let founding = match founders.is_empty() {
+                true => Founding::Wait,
+                false => Founding::With(self.founders(GroupId::Metadata, founders.iter().cloned())),
+            };
+            let log_of_group = log.log();
+            let network = GroupNetwork { group: GroupId::Metadata, peers: self.peers().cloned() };
+            let raft = group::start(METADATA, self.me.id.0, founding, log, machine, network).await?;
+            log_of_group.note_membership(&group::membership(&raft));
+            if let Some(switchboard) = &self.switchboard {
+                switchboard.connect_group(GroupId::Metadata, GroupHandle::Metadata(raft.clone()));
+            }
+            published = shown;
+            member = Some(metadata::Member { raft, log: log_of_group });
+        } else {
+            published = Arc::new(Published::default());
+            member = None;
+        }
+        if let Belongs::Taken(shown) = &belongs {
+            published.publish(Arc::new(shown.state.clone()), shown.next);
+        }
+        let raft = member.as_ref().map(|member| member.raft.clone());
+        let metadata = Metadata::new(member, self.peers().cloned(), self.runtime.clone(), published.clone());
+        if let Some(switchboard) = &self.switchboard {
+            switchboard.connect_metadata(metadata.clone());
+            let me = self.me.id.0;
+            let is_member = move || raft.as_ref().is_some_and(|raft| raft.voter_ids().chain(raft.learner_ids()).any(|id| id == me));
+            tokio::spawn(metadata::follow::follow(published, switchboard.peers().clone(), is_member));
+            self.say_hello(&metadata).await;
+        }
+        self.found(&metadata, &belongs).await?;
+        Ok(metadata)
+    }
+
+    /// Tells those who may not know where this node is now, and learns where they are; again while the node knows of
+    /// nothing decided.
+    async fn say_hello(&self, metadata: &Arc<Metadata>) {
+        let (Some(switchboard), Some(with)) = (&self.switchboard, &self.options.peers) else { return };
+        for node in metadata.state().nodes.values() {
+            switchboard.peers().found_at(node.id, &node.rpc);
+        }
+        let ask = move |switchboard: Arc<Switchboard>, metadata: Arc<Metadata>, join: Vec<String>, me: NodeId| async move {
+            let addresses = bootstrap::addresses(&join, metadata.state().nodes.values().cloned(), me);
+            switchboard.introduction.ask_all(&addresses).await
+        };
+        let (switchboard, metadata, join, me) = (switchboard.clone(), metadata.clone(), with.join.clone(), self.me.id);
+        ask(switchboard.clone(), metadata.clone(), join.clone(), me).await;
+        tokio::spawn(async move {
+            let mut news = metadata.news();
+            loop {
+                for node in metadata.state().nodes.values() {
+                    switchboard.peers().found_at(node.id, &node.rpc);
+                }
+                if metadata.state().cluster.is_none() {
+                    ask(switchboard.clone(), metadata.clone(), join.clone(), me).await;
+                    let _ = tokio::time::timeout(TRY_AGAIN * 5, news.changed()).await;
+                } else if news.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Has the cluster come into being, if that is this node's to do; returns when it has.
+    async fn found(&self, metadata: &Arc<Metadata>, belongs: &Belongs) -> Result<()> {
+        let founders = match (belongs, &self.options.peers) {
+            (Belongs::Founder(founders), _) => founders.clone(),
+            (_, None) => vec![self.me.clone()],
+            _ => Vec::new(),
+        };
+        let mut news = metadata.news();
+        while metadata.state().cluster.is_none() {
+            if founders.is_empty() {
+                let _ = news.changed().await;
+                continue;
+            }
+            let shards = ShardMap::even(self.options.shards);
+            let replication = self.options.peers.as_ref().and_then(|with| with.replicas).unwrap_or(REPLICATION);
+            let command = Command::Found { cluster: self.cluster, shards, replication, nodes: founders.clone() };
+            match metadata.decide(command).await {
+                Ok(_) => {}
+                Err(error) if self.switchboard.is_none() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the cluster is not founded yet; it is tried again");
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn refuse_another_cluster(&self, metadata: &Metadata) -> Result<()> {
-        if metadata.state().cluster == Some(self.identity.cluster) {
+        if metadata.state().cluster == Some(self.cluster) {
             return Ok(());
         }
         let path = self.options.data_dir.join("meta");
@@ -178,13 +331,36 @@ impl Shared {
         Err(Error::Storage(storage::Error::Corrupt { path, at: 0, what }))
     }
 
-    async fn open_shard(self: Arc<Shared>, shard: ShardId, new: ReplicaId, dir: PathBuf, metadata: Arc<Metadata>) -> Result<Served> {
+    pub(crate) fn shard_dir(&self, shard: ShardId) -> PathBuf {
+        self.options.data_dir.join("shards").join(shard.to_string())
+    }
+
+    /// Removes what a shard kept. That it is nobody's is noted first, so that a crash in between is finished at the next start.
+    pub(crate) fn remove_shard_dir(&self, shard: ShardId) -> std::io::Result<()> {
+        let (disk, dir) = (&self.options.disk, self.shard_dir(shard));
+        disk.create(&dir.join(DEPARTED_FILE))?.sync()?;
+        disk.sync_dir(&dir)?;
+        disk.remove_dir_all(&dir)
+    }
+
+    pub(crate) async fn open_shard(self: Arc<Shared>, shard: ShardId, placement: Placement, metadata: Arc<Metadata>) -> Result<Served> {
+        let group = GroupId::Shard(shard);
         let name = format!("shard {shard}");
-        let node = self.identity.node.0;
+        let node = self.me.id;
+        let is_founder = placement.founders.contains(&node);
+        let new = match is_founder {
+            true => self.founding_replica(group, node),
+            false => ReplicaId(self.chance.lock().number()),
+        };
         let health = Arc::new(GroupHealth::default());
         let (shared, log_name, group_health) = (self.clone(), name.clone(), health.clone());
-        let (log, store, replica) = blocking(move || {
-            let options = &shared.options;
+        let (log, store) = blocking(move || {
+            let (options, dir) = (&shared.options, shared.shard_dir(shard));
+            if options.disk.list(&dir).map_err(|e| storage::Error::io("list", dir.clone(), e))?.contains(&dir.join(DEPARTED_FILE)) {
+                // Left over from a replica that has moved away.
+                options.disk.remove_dir_all(&dir).map_err(|e| storage::Error::io("remove", dir.clone(), e))?;
+            }
+            options.disk.create_dir_all(&dir).map_err(|e| storage::Error::io("create", dir.clone(), e))?;
             let replica = take_replica(&*options.disk, &dir, new)?;
             let wal = shared.wal(dir.join("wal"), SHARD_SEGMENT_BYTES);
             let store = Shard::open(ShardOptions {
@@ -196,20 +372,34 @@ impl Shared {
                 last_rows_bytes: options.last_rows_bytes,
             })?;
             let told = ToldOfFailures { group: group_health, node: shared.health.clone() };
-            Ok((LogStore::open(GroupKind::Shard, &log_name, wal, node, told)?, Arc::new(store), replica))
+            Ok((LogStore::open(GroupKind::Shard, &log_name, wal, node.0, told)?, Arc::new(store)))
         })
         .await?;
         let progress = Arc::new(Progress::default());
         let machine = ShardMachine::open(name.clone(), store.clone(), progress.clone(), health.clone())?;
-        let shared_log = log.log();
-        let raft = group::start(&name, node, self.member(replica), log, machine).await?;
-        shared_log.note_membership(&group::membership(&raft));
+        let log_of_group = log.log();
+        let state = metadata.state().clone();
+        let known = placement.founders.iter().filter_map(|id| state.nodes.get(id).cloned());
+        let founders = self.founders(group, known);
+        let founding = match placement.founders.first() == Some(&node) {
+            true => Founding::With(founders.clone()),
+            false => Founding::Wait,
+        };
+        let network = GroupNetwork { group, peers: self.peers().cloned() };
+        let raft = group::start(&name, node.0, founding, log, machine, network).await?;
+        log_of_group.note_membership(&group::membership(&raft));
+        if let Some(switchboard) = &self.switchboard {
+            switchboard.connect_group(group, GroupHandle::Shard(raft.clone()));
+        }
+        if is_founder {
+            self.runtime.spawn(group::found_anyway(raft.clone(), founders, FOUND_ANYWAY));
+        }
         let replica = Replica::new(ReplicaParts {
             shard,
             name,
             store,
             raft,
-            log: shared_log,
+            log: log_of_group,
             progress: progress.clone(),
             health,
             node_health: self.health.clone(),
@@ -219,7 +409,7 @@ impl Shared {
             max_waiting_bytes: self.options.max_waiting_bytes,
             flush_bytes: self.options.flush_bytes,
         });
-        let upkeep = Upkeep::start(replica.clone(), metadata, self.runtime.clone(), self.options.flush_bytes);
+        let upkeep = Upkeep::start(replica.clone(), metadata, self.runtime.clone(), self.peers().cloned(), self.options.flush_bytes);
         progress.upkeep.set(upkeep.flush_asks()).expect("set once");
         Ok(Served { replica, upkeep })
     }

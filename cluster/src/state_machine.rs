@@ -1,8 +1,7 @@
 //! A shard's state machine for openraft: a committed entry goes to [`Shard::apply`], its outcomes go back.
 //!
 //! The snapshot is the state at the flushed index (DESIGN rule 5): what the manifest names, never what is only in
-//! memory. A member that lacks it needs the files as well; files travel between peers, so a node without peers refuses
-//! to install one.
+//! memory. Its files travel apart: they are here before it is installed (`files.rs`).
 //!
 //! An error while applying could differ between members: it stops this group, and the node's others go on.
 
@@ -82,8 +81,8 @@ impl ShardMachine {
         if self.progress.memtable_bytes.swap(bytes, Ordering::Relaxed) > bytes {
             self.progress.freed.notify_waiters();
         }
-        let sealed = matches!((entry, outcomes), (Entry::Seal, [Outcome::Done]));
-        if (sealed || self.shard.wants_seal())
+        let news = matches!((entry, outcomes), (Entry::Seal | Entry::Manifest(_), [Outcome::Done]));
+        if (news || self.shard.wants_seal())
             && let Some(upkeep) = self.progress.upkeep.get()
         {
             // A full queue means that the thread has not looked yet: it will.
@@ -123,14 +122,26 @@ impl RaftStateMachine<Types> for ShardMachine {
         AtFlushedIndex { shard: self.shard.clone() }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _snapshot: Bytes) -> io::Result<()> {
-        let what = format!("{}: the files of a snapshot at {:?} come from a peer, and this node has none", self.name, meta.last_log_id);
-        Err(io::Error::new(io::ErrorKind::Unsupported, what))
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
+        let installed = storage::Snapshot::decode(&snapshot).and_then(|snapshot| {
+            let shard = self.shard.clone();
+            tokio::task::block_in_place(move || shard.install(snapshot))
+        });
+        // What was not installed changes nothing here; raft has to be told all the same, and takes it as the group's end.
+        installed.map_err(|error| {
+            self.health.stop(&self.name, format!("a snapshot could not be installed: {error}"));
+            io::Error::other(error)
+        })?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.progress.memtable_bytes.store(self.shard.stats().memtable_bytes, Ordering::Relaxed);
+        self.progress.freed.notify_waiters();
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let meta = flushed(&self.shard)?;
-        Ok(meta.last_log_id.is_some().then(|| Snapshot { meta, snapshot: Bytes::new() }))
+        let snapshot = taken(&self.shard)?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
     }
 }
 
@@ -143,12 +154,22 @@ impl RaftSnapshotBuilder<Types> for AtFlushedIndex {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        Ok(Snapshot { meta: flushed(&self.shard)?, snapshot: Bytes::new() })
+        taken(&self.shard)
     }
+}
+
+/// The snapshot as openraft hands it on.
+fn taken(shard: &Shard) -> io::Result<Snapshot> {
+    let snapshot = shard.snapshot().map_err(io::Error::other)?;
+    Ok(Snapshot { meta: meta_of(snapshot.flushed(), snapshot.membership())?, snapshot: snapshot.encode().into() })
 }
 
 fn flushed(shard: &Shard) -> io::Result<SnapshotMeta> {
     let (at, membership) = shard.flushed();
-    let last_membership = if membership.is_empty() { StoredMembership::default() } else { decode_membership(&membership)? };
+    meta_of(at, &membership)
+}
+
+fn meta_of(at: Option<(Term, LogIndex)>, membership: &[u8]) -> io::Result<SnapshotMeta> {
+    let last_membership = if membership.is_empty() { StoredMembership::default() } else { decode_membership(membership)? };
     Ok(SnapshotMeta { last_log_id: at.map(|(term, index)| log_id(term, index)), last_membership })
 }

@@ -1,5 +1,7 @@
 //! What keeps a shard in shape off the acknowledgement path: seal, flush, let go of the log, compact.
 //!
+//! Only the leader does it: the others fetch the files that it made (`files.rs`), apply its edits, and let go of their logs.
+//!
 //! Each shard has two threads, one that flushes and one that compacts, so that a long compaction never holds up the
 //! flush that frees memory, and neither runs on the groups' runtime. Both only propose; every replica applies. A flush
 //! that finds no room is tried again with growing pauses. Damage stops this shard, and the others go on.
@@ -11,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use model::{Catalog, ErrorKind, LogIndex, TableId};
+use openraft::async_runtime::WatchReceiver;
 use storage::entry::{Entry, Outcome};
 use storage::manifest::ManifestEdit;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::files;
 use crate::metadata::Metadata;
+use crate::peer::Peers;
 use crate::replica::Replica;
 use crate::{Error, Result};
 
@@ -93,9 +98,15 @@ impl Worker {
 
 impl Upkeep {
     /// Starts the shard's threads.
-    pub(crate) fn start(replica: Arc<Replica>, metadata: Arc<Metadata>, runtime: Handle, flush_bytes: usize) -> Upkeep {
+    pub(crate) fn start(
+        replica: Arc<Replica>,
+        metadata: Arc<Metadata>,
+        runtime: Handle,
+        peers: Option<Arc<Peers>>,
+        flush_bytes: usize,
+    ) -> Upkeep {
         let shard = replica.shard();
-        let work = Work { replica, metadata, runtime, seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES) };
+        let work = Work { replica, metadata, runtime, peers, seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES) };
         let compacting = work.clone();
         let compact = Worker::start(format!("compact-{shard}"), move |asks, stopping| compacting.compact_until(&asks, &stopping));
         let after_flush = compact.asks.clone();
@@ -130,6 +141,7 @@ struct Work {
     replica: Arc<Replica>,
     metadata: Arc<Metadata>,
     runtime: Handle,
+    peers: Option<Arc<Peers>>,
     seal_log_bytes: u64,
 }
 
@@ -139,11 +151,30 @@ impl Work {
     fn flush_until(&self, asks: &Receiver<Ask>, stopping: &AtomicBool, after_flush: &Sender<Ask>) {
         let mut unflushed_since: Option<Instant> = None;
         let mut retry = None;
-        if let Err(error) = self.drop_unknown_tables() {
-            tracing::warn!(group = self.replica.name(), %error, "could not drop the rows of forgotten tables; tried again at the next start");
-        }
+        let mut looked_for_forgotten = false;
         while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY)) {
             let store = self.replica.store();
+            if let Err(error) = self.catch_up() {
+                tracing::warn!(group = self.replica.name(), %error, "this replica lacks files and could not fetch them; it is tried again");
+                retry = Some(RETRY_FIRST);
+            } else if !self.replica.raft().is_leader() {
+                retry = None;
+                unflushed_since = None;
+                looked_for_forgotten = false;
+                if let Err(error) = self.follow() {
+                    tracing::warn!(group = self.replica.name(), %error, "what is no longer needed was not let go of");
+                }
+            }
+            if !self.replica.raft().is_leader() {
+                tell(now, &Err(self.replica.not_here()));
+                continue;
+            }
+            if !looked_for_forgotten {
+                looked_for_forgotten = true;
+                if let Err(error) = self.drop_unknown_tables() {
+                    tracing::warn!(group = self.replica.name(), %error, "could not drop the rows of forgotten tables; tried again at the next start");
+                }
+            }
             if !store.has_unflushed(None) {
                 unflushed_since = None;
             }
@@ -164,6 +195,34 @@ impl Work {
             };
             tell(now, &done.map(|_| ()));
         }
+    }
+
+    /// Fetches files that this replica missed when their edits were applied, if there are any.
+    fn catch_up(&self) -> Result<()> {
+        if self.replica.store().stats().behind == 0 {
+            return Ok(());
+        }
+        let Some(peers) = &self.peers else { return Ok(()) };
+        let leader = self.replica.leader().filter(|node| *node != peers.me());
+        // A leader that lacks files asks those who may have them.
+        let members = self.replica.raft().voter_ids().map(model::NodeId).filter(|node| *node != peers.me());
+        let mut last = None;
+        for node in leader.into_iter().chain(members) {
+            match self.runtime.block_on(files::heal(&self.replica, peers, node)) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        let why = last.map_or_else(|| "nobody has all of them".to_owned(), |error| error.to_string());
+        Err(Error::NoMajority { shard: self.replica.shard(), what: "has the files that this replica lacks".to_owned(), why })
+    }
+
+    /// What a replica that does not lead does: saves its manifest, removes files that nothing names, lets go of its log.
+    fn follow(&self) -> Result<()> {
+        self.replica.refuse_if_stopped()?;
+        self.replica.store().tidy()?;
+        self.let_go_of_log()
     }
 
     /// Seals if asked to, then turns all sealed memtables into files. Whether there was any.
@@ -195,8 +254,13 @@ impl Work {
     fn let_go_of_log(&self) -> Result<()> {
         let (Some((_, flushed)), _) = self.replica.store().flushed() else { return Ok(()) };
         let Some(LogIndex(keep)) = self.replica.store().purgeable() else { return Ok(()) };
-        let Some(upto) = keep.checked_sub(1).map(|upto| upto.min(flushed.0)) else { return Ok(()) };
+        let Some(upto) = keep.checked_sub(1).map(|upto| upto.min(flushed.0)).map(|upto| self.kept_for_followers(upto)) else {
+            return Ok(());
+        };
         let raft = self.replica.raft();
+        if raft.metrics().borrow_watched().purged.as_ref().is_some_and(|purged| purged.index >= upto) {
+            return Ok(());
+        }
         let noted = self.runtime.block_on(async {
             raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
             let covers = |m: &openraft::RaftMetrics<crate::group::Types>| m.snapshot.as_ref().is_some_and(|s| s.index >= upto);
@@ -210,10 +274,25 @@ impl Work {
         Ok(())
     }
 
+    /// How much of the log may go: a member that lacks a little is spared a snapshot, one that lacks much is not.
+    fn kept_for_followers(&self, upto: u64) -> u64 {
+        if self.replica.log().bytes() >= self.seal_log_bytes {
+            return upto;
+        }
+        let metrics = self.replica.raft().metrics().borrow_watched().clone();
+        let slowest = metrics.replication.iter().flatten().map(|(_, matched)| matched.as_ref().map_or(0, |id| id.index)).min();
+        slowest.map_or(upto, |slowest| upto.min(slowest))
+    }
+
     fn compact_until(&self, asks: &Receiver<Ask>, stopping: &AtomicBool) {
         let mut retry = None;
         while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY * 12)) {
             let mut failed = None;
+            if !self.replica.raft().is_leader() {
+                tell(now, &Err(self.replica.not_here()));
+                retry = None;
+                continue;
+            }
             for (table, done) in now {
                 let result = self.compact(table, true, stopping);
                 failed = failed.or(result.as_ref().err().map(|error| self.failed("compaction", error, retry)));
@@ -259,6 +338,7 @@ impl Work {
     }
 
     fn propose_edit(&self, edit: ManifestEdit) -> Result<Outcome> {
+        self.runtime.block_on(files::spread(&self.replica, self.peers.as_ref(), edit.files()))?;
         self.propose(Entry::Manifest(edit))
     }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::schema::{NewColumn, SchemaError};
-use model::{DatabaseId, DecodeError, TableId, Timestamp};
+use model::{DatabaseId, DecodeError, NodeId, ShardId, TableId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::nodes::{NodeInfo, NodeState};
 use crate::shard_map::ShardMap;
 use crate::tokens::Token;
 
@@ -25,7 +26,21 @@ pub(crate) enum Command {
         cluster: u128,
         /// Its shards.
         shards: ShardMap,
+        /// Replicas that a shard should have, where there are so many storage nodes.
+        #[serde(default = "alone")]
+        replication: u32,
+        /// The nodes that found it.
+        #[serde(default)]
+        nodes: Vec<NodeInfo>,
     },
+    /// A node has started: it is new, or has other addresses now.
+    Register(NodeInfo),
+    /// Whether shards may be placed on a node.
+    SetNodeState { node: NodeId, state: NodeState },
+    /// Replicas that a shard should have, where there are so many storage nodes.
+    SetReplication { replication: u32 },
+    /// Where a shard's replicas should be, if they should still be where the asker thought.
+    Place { shard: ShardId, were: Vec<NodeId>, replicas: Vec<NodeId> },
     /// A database; one that exists alike is fine.
     CreateDatabase {
         name: Arc<str>,
@@ -53,7 +68,7 @@ pub(crate) enum Command {
 }
 
 /// What became of a command; the same on every member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Decided {
     /// It is so, now or already.
     Done,
@@ -75,6 +90,13 @@ pub(crate) enum Decided {
     TooManyTokens,
     /// Without an admin of all databases nobody could make or revoke tokens any more.
     NoAdminLeft,
+    /// What was asked for rests on a state that is no more, or names what is not there.
+    Outdated,
+}
+
+/// A cluster from before it could have peers: each shard once.
+fn alone() -> u32 {
+    1
 }
 
 impl Command {

@@ -19,6 +19,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use serde::{Deserialize, Serialize};
 use storage::disk::Disk;
+use tokio::sync::watch;
 
 use super::state::State;
 use crate::Result;
@@ -31,9 +32,35 @@ use crate::state_file::{self, StateFile};
 pub(crate) struct Published {
     pub(crate) state: ArcSwap<State>,
     /// One above the last entry applied.
-    pub(crate) next: AtomicU64,
+    pub(crate) next: watch::Sender<u64>,
     /// One above the last entry that the saved state covers.
     pub(crate) saved: AtomicU64,
+}
+
+impl Published {
+    /// Shows a state that is newer than the one shown; an older one changes nothing.
+    pub(crate) fn publish(&self, state: Arc<State>, next: u64) {
+        self.next.send_if_modified(|shown| {
+            let newer = next > *shown;
+            if newer {
+                self.state.store(state);
+                *shown = next;
+            }
+            newer
+        });
+    }
+
+    /// One above the last entry that is shown.
+    pub(crate) fn next(&self) -> u64 {
+        *self.next.borrow()
+    }
+}
+
+/// A state and one above the last entry that it covers, as a node that follows the group gets them.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Shown {
+    pub(crate) next: u64,
+    pub(crate) state: State,
 }
 
 /// Applies commands in the log's order.
@@ -89,8 +116,7 @@ impl MetadataMachine {
     }
 
     fn publish(&self) {
-        self.published.state.store(Arc::new(self.state.clone()));
-        self.published.next.store(self.next(), Ordering::Release);
+        self.published.publish(Arc::new(self.state.clone()), self.next());
     }
 
     fn meta(&self) -> SnapshotMeta {

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::schema::{DEFAULT_ROUTING_TAG, MAX_COLUMNS_PER_TABLE, MAX_TABLES_PER_DATABASE, NewColumn, SchemaError, TIME_COLUMN, check_name};
-use model::{Catalog, DatabaseId, DatabaseSchema, TableId, TableSchema, Timestamp};
+use model::{Catalog, DatabaseId, DatabaseSchema, NodeId, ShardId, TableId, TableSchema, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Decided};
+use crate::nodes::{NodeInfo, NodeState};
+use crate::placement;
 use crate::shard_map::ShardMap;
 use crate::tokens::{MAX_TOKENS, Token};
 
@@ -30,8 +32,26 @@ pub(crate) struct State {
     /// Access tokens by name; absent in states saved before there were any.
     #[serde(default)]
     pub(crate) tokens: Arc<BTreeMap<Arc<str>, Arc<Token>>>,
+    /// The nodes, those that are gone included.
+    #[serde(default)]
+    pub(crate) nodes: Arc<BTreeMap<NodeId, NodeInfo>>,
+    /// Where each shard's replicas should be.
+    #[serde(default)]
+    pub(crate) placements: Arc<BTreeMap<ShardId, Placement>>,
+    /// Replicas that a shard should have, where there are so many storage nodes.
+    #[serde(default)]
+    pub(crate) replication: u32,
     next_database: u32,
     next_table: u32,
+}
+
+/// Where a shard's replicas should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Placement {
+    /// The members its group was founded with: only they may found it.
+    pub(crate) founders: Vec<NodeId>,
+    /// Where the replicas should be now; the first should lead.
+    pub(crate) replicas: Vec<NodeId>,
 }
 
 impl Default for State {
@@ -42,6 +62,9 @@ impl Default for State {
             catalog: Arc::default(),
             cutoffs: Arc::default(),
             tokens: Arc::default(),
+            nodes: Arc::default(),
+            placements: Arc::default(),
+            replication: 1,
             next_database: 1,
             next_table: 1,
         }
@@ -52,13 +75,39 @@ impl State {
     /// Decides one command.
     pub(crate) fn apply(&mut self, command: &Command) -> Decided {
         match command {
-            Command::Found { cluster, shards } => {
+            Command::Found { cluster, shards, replication, nodes } => {
                 if self.cluster.is_none() {
                     self.cluster = Some(*cluster);
+                    self.replication = *replication;
+                    let storage: Vec<NodeId> = nodes.iter().filter(|n| n.roles.storage).map(|n| n.id).collect();
+                    self.placements = Arc::new(placement::found(shards, &storage, *replication));
+                    self.nodes = Arc::new(nodes.iter().map(|node| (node.id, node.clone())).collect());
                     self.shards = Some(Arc::new(shards.clone()));
                 }
                 Decided::Done
             }
+            Command::Register(node) => {
+                self.register(node);
+                Decided::Done
+            }
+            Command::SetNodeState { node, state } => match Arc::make_mut(&mut self.nodes).get_mut(node) {
+                Some(known) => {
+                    known.state = *state;
+                    Decided::Done
+                }
+                None => Decided::Outdated,
+            },
+            Command::SetReplication { replication } => {
+                self.replication = *replication;
+                Decided::Done
+            }
+            Command::Place { shard, were, replicas } => match Arc::make_mut(&mut self.placements).get_mut(shard) {
+                Some(placement) if placement.replicas == *were && !replicas.is_empty() => {
+                    placement.replicas.clone_from(replicas);
+                    Decided::Done
+                }
+                _ => Decided::Outdated,
+            },
             Command::CreateDatabase { name, routing_tag, retention_ns } => self.create_database(name, routing_tag.as_ref(), *retention_ns),
             Command::AddColumns { database, tables } => self.add_columns(database, tables),
             Command::DropDatabase { name } => {
@@ -125,6 +174,23 @@ impl State {
         }
         Arc::make_mut(&mut self.tokens).remove(name);
         Decided::Done
+    }
+
+    /// Takes a node in, or its new addresses. Another node with its name is gone: its disk was lost (DESIGN rule 13).
+    fn register(&mut self, node: &NodeInfo) {
+        if self.placements.is_empty()
+            && node.roles.storage
+            && let Some(shards) = &self.shards
+        {
+            // A data directory from before nodes were registered: this node holds all there is.
+            self.placements = Arc::new(placement::found(shards, &[node.id], 1));
+        }
+        let nodes = Arc::make_mut(&mut self.nodes);
+        for other in nodes.values_mut().filter(|other| other.name == node.name && other.id != node.id) {
+            other.state = NodeState::Gone;
+        }
+        let state = nodes.get(&node.id).map_or(NodeState::Active, |known| known.state);
+        nodes.insert(node.id, NodeInfo { state, ..node.clone() });
     }
 
     fn create_database(&mut self, name: &Arc<str>, routing_tag: Option<&Arc<str>>, retention_ns: Option<i64>) -> Decided {
@@ -243,6 +309,10 @@ mod tests {
 
     use super::*;
     use crate::tokens::{Permission, TokenHash};
+
+    fn found(cluster: u128, shards: u32) -> Command {
+        Command::Found { cluster, shards: ShardMap::even(shards), replication: 1, nodes: Vec::new() }
+    }
 
     fn create(state: &mut State, name: &str) -> Decided {
         state.apply(&Command::CreateDatabase { name: name.into(), routing_tag: None, retention_ns: None })
@@ -396,8 +466,8 @@ mod tests {
     #[test]
     fn a_cluster_is_founded_once() {
         let mut state = State::default();
-        state.apply(&Command::Found { cluster: 1, shards: ShardMap::even(2) });
-        state.apply(&Command::Found { cluster: 2, shards: ShardMap::even(5) });
+        state.apply(&found(1, 2));
+        state.apply(&found(2, 5));
         assert_eq!(state.cluster, Some(1));
         assert_eq!(state.shards.as_ref().unwrap().ranges.len(), 2);
         assert_eq!(state.shards.unwrap().epoch, Epoch(1));
@@ -407,7 +477,7 @@ mod tests {
     fn commands_and_state_survive_their_bytes() {
         let mut state = State::default();
         let commands = vec![
-            Command::Found { cluster: u128::MAX, shards: ShardMap::even(3) },
+            found(u128::MAX, 3),
             Command::CreateDatabase { name: "d".into(), routing_tag: Some("host".into()), retention_ns: Some(5) },
             Command::AddColumns { database: "d".into(), tables: vec![("t".into(), vec![NewColumn { name: "host".into(), field: None }])] },
             Command::SetRetention { database: "d".into(), retention_ns: None },

@@ -36,6 +36,7 @@ fn options(disk: &FaultyDisk) -> ClusterOptions {
         flush_bytes: 16 << 20,
         last_rows_bytes: 1 << 20,
         max_waiting_bytes: 16 << 20,
+        peers: None,
     }
 }
 

@@ -80,6 +80,7 @@ impl Node {
             flush_bytes: 64 << 20,
             last_rows_bytes: 1 << 20,
             max_waiting_bytes: 64 << 20,
+            peers: None,
         })
         .await
         .expect("the node starts");

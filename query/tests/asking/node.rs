@@ -56,6 +56,7 @@ impl Node {
             flush_bytes: FLUSH_BYTES,
             last_rows_bytes: 1 << 20,
             max_waiting_bytes: 64 << 20,
+            peers: None,
         })
         .await
         .unwrap();

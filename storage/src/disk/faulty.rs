@@ -421,6 +421,12 @@ impl Disk for FaultyDisk {
         self.state.lock().remove(path)
     }
 
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let inside: Vec<PathBuf> = state.names.keys().filter(|name| name.starts_with(dir)).cloned().collect();
+        inside.iter().try_for_each(|path| state.remove(path))
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.state.lock().sync_dir(dir)
     }

@@ -138,6 +138,11 @@ impl Shard {
         })
     }
 
+    /// Which replica of the shard this is.
+    pub fn replica(&self) -> ReplicaId {
+        self.options.replica
+    }
+
     /// The position that the state covers which is not only in memory, and the membership that was in force there:
     /// replay starts after it.
     pub fn flushed(&self) -> (Option<(Term, LogIndex)>, Vec<u8>) {

@@ -1,0 +1,294 @@
+//! How nodes find each other, and how a cluster comes into being (DESIGN rule 13).
+//!
+//! A node that is told to join asks the addresses it was given who they are. If one belongs to a cluster, the node asks
+//! to be taken in and belongs to it from then on. A node that is told to join never founds a cluster by itself: only when
+//! `--bootstrap-expect N` storage nodes have found each other does the one with the smallest number found one with them:
+//! it keeps its decision on disk and asks the others to promise themselves; each keeps its promise on disk and gives it
+//! once. With all promises the metadata group begins. A founder that was killed in between takes up the same founding again.
+//!
+//! ```text
+//! POST /peer/v1/hello  Hello  -> HelloAnswer     who are you?
+//! POST /peer/v1/found  Promise -> {}             be of my cluster
+//! POST /peer/v1/join   NodeInfo -> Taken         take me into yours
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::NodeId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use storage::disk::Disk;
+
+use crate::identity::Identity;
+use crate::metadata::Shown;
+use crate::nodes::NodeInfo;
+use crate::peer::{Lane, Peers};
+use crate::{Error, Result};
+
+/// Between two rounds of questions.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// After so many rounds without a cluster, what is missing is said in the log; then at twice as many, and so on.
+const TELL_AFTER: u32 = 50;
+/// How long one question may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) node: NodeInfo,
+    pub(crate) cluster: Option<u128>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HelloAnswer {
+    pub(crate) node: NodeInfo,
+    /// The cluster that it belongs or is promised to.
+    pub(crate) cluster: Option<u128>,
+    /// Whether that cluster has come into being, as far as it knows.
+    pub(crate) founded: bool,
+    /// The nodes that it knows, itself included.
+    pub(crate) nodes: Vec<NodeInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Promise {
+    pub(crate) cluster: u128,
+    pub(crate) nodes: Vec<NodeInfo>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Taken {
+    pub(crate) cluster: u128,
+    pub(crate) shown: Shown,
+}
+
+/// Who this node is, and to which cluster it belongs or is promised.
+pub(crate) struct Introduction {
+    me: NodeInfo,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    peers: Arc<Peers>,
+    identity: Mutex<Identity>,
+    /// A promise came in.
+    promised: tokio::sync::Notify,
+}
+
+/// What a node has learned by asking around.
+pub(crate) enum Belongs {
+    /// It belongs to a cluster already, or is promised to one: its groups are opened, and others call it.
+    Already,
+    /// It founds the metadata group with these.
+    Founder(Vec<NodeInfo>),
+    /// It was taken into a cluster that decided this so far.
+    Taken(Box<Shown>),
+}
+
+impl Introduction {
+    pub(crate) fn new(me: NodeInfo, identity: Identity, disk: Arc<dyn Disk>, dir: PathBuf, peers: Arc<Peers>) -> Introduction {
+        if let Some(cluster) = identity.cluster {
+            peers.belong_to(cluster);
+        }
+        Introduction { me, disk, dir, peers, identity: Mutex::new(identity), promised: tokio::sync::Notify::new() }
+    }
+
+    pub(crate) fn me(&self) -> &NodeInfo {
+        &self.me
+    }
+
+    pub(crate) fn cluster(&self) -> Option<u128> {
+        self.identity.lock().cluster
+    }
+
+    /// With whom this node founds its cluster, if it is the one who does.
+    pub(crate) fn founders(&self) -> Vec<NodeInfo> {
+        self.identity.lock().founders.clone()
+    }
+
+    /// Answers a hello, and takes note of where the other is.
+    pub(crate) fn hello(&self, hello: &Hello, nodes: Vec<NodeInfo>, founded: bool) -> Result<HelloAnswer> {
+        let cluster = self.cluster();
+        refuse_other(cluster.filter(|_| founded), hello.cluster, &hello.node)?;
+        self.peers.found_at(hello.node.id, &hello.node.rpc);
+        let nodes = if nodes.is_empty() { vec![self.me.clone()] } else { nodes };
+        Ok(HelloAnswer { node: self.me.clone(), cluster, founded, nodes })
+    }
+
+    /// Promises this node to a cluster: once.
+    pub(crate) fn promise(&self, promise: &Promise) -> Result<()> {
+        let mut identity = self.identity.lock();
+        match identity.cluster {
+            Some(cluster) if cluster == promise.cluster => {}
+            Some(cluster) => {
+                let why = format!("node {} belongs to cluster {cluster:032x} already, not to {:032x}", self.me.name, promise.cluster);
+                return Err(Error::OtherCluster { why });
+            }
+            None => {
+                let promised = Identity { cluster: Some(promise.cluster), ..identity.clone() };
+                promised.save(&*self.disk, &self.dir)?;
+                *identity = promised;
+            }
+        }
+        promise.nodes.iter().for_each(|node| self.peers.found_at(node.id, &node.rpc));
+        self.peers.belong_to(promise.cluster);
+        self.promised.notify_waiters();
+        Ok(())
+    }
+
+    /// Asks around until this node belongs to a cluster.
+    pub(crate) async fn find(&self, join: &[String], expect: Option<u32>, new_cluster: u128) -> Result<Belongs> {
+        let mut rounds = 0_u32;
+        let mut tell_after = TELL_AFTER;
+        loop {
+            let promised = self.promised.notified();
+            let founders = self.founders();
+            if !founders.is_empty() {
+                return Ok(Belongs::Founder(founders));
+            }
+            if self.cluster().is_some() {
+                return Ok(Belongs::Already);
+            }
+            let (answers, failures) = self.ask_all(join).await;
+            for answer in &answers {
+                if let (Some(cluster), true) = (answer.cluster, answer.founded) {
+                    match self.join_by(answer, cluster).await {
+                        Ok(taken) => return Ok(Belongs::Taken(Box::new(taken))),
+                        Err(error) => tracing::warn!(by = answer.node.name, %error, "could not join yet"),
+                    }
+                }
+            }
+            if let Some(founders) = self.founders_among(&answers, expect) {
+                self.found(&founders, new_cluster)?;
+                return Ok(Belongs::Founder(founders));
+            }
+            rounds += 1;
+            if rounds >= tell_after {
+                tell_after *= 2;
+                let expect = expect.map_or_else(
+                    || "none of them belongs to a cluster; one of them must be started alone first, or with --bootstrap-expect".to_owned(),
+                    |n| format!("waiting for {n} storage nodes, {} found", 1 + answers.iter().filter(|a| a.node.roles.storage).count()),
+                );
+                tracing::warn!(join = join.join(","), unreachable = failures.join("; "), "no cluster found yet: {expect}");
+            }
+            tokio::select! {
+                () = promised => {}
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Tells those addresses where this node is now, and learns where they are; returns who answered.
+    pub(crate) async fn ask_all(&self, join: &[String]) -> (Vec<HelloAnswer>, Vec<String>) {
+        let hello = serde_json::to_vec(&Hello { node: self.me.clone(), cluster: self.cluster() }).expect("writing to memory");
+        let asked = join.iter().filter(|address| **address != self.me.rpc).map(|address| {
+            let hello = hello.clone();
+            async move {
+                let call = self.peers.call_at(address, Lane::Votes, "/peer/v1/hello", hello);
+                match tokio::time::timeout(ASK_TIMEOUT, call).await {
+                    Ok(answer) => answer
+                        .map_err(|e| e.to_string())
+                        .and_then(|a| serde_json::from_slice::<HelloAnswer>(&a).map_err(|e| format!("{address}: {e}"))),
+                    Err(_) => Err(format!("{address}: no answer")),
+                }
+            }
+        });
+        let (mut answers, mut failures) = (Vec::new(), Vec::new());
+        for answer in futures::future::join_all(asked).await {
+            match answer {
+                // A name of many addresses, or this node's own under another name.
+                Ok(answer) if answer.node.id == self.me.id => {}
+                Ok(answer) if answers.iter().any(|known: &HelloAnswer| known.node.id == answer.node.id) => {}
+                Ok(answer) => answers.push(answer),
+                Err(why) => failures.push(why),
+            }
+        }
+        for node in answers.iter().flat_map(|answer| answer.nodes.iter().chain([&answer.node])) {
+            self.peers.found_at(node.id, &node.rpc);
+        }
+        (answers, failures)
+    }
+
+    async fn join_by(&self, answer: &HelloAnswer, cluster: u128) -> Result<Shown> {
+        let me = serde_json::to_vec(&self.me).expect("writing to memory");
+        let taken = self.peers.call_at(&answer.node.rpc, Lane::Asks, "/peer/v1/join", me).await?;
+        let taken: Taken = serde_json::from_slice(&taken)
+            .map_err(|e| Error::PeerFailed { node: answer.node.name.clone(), why: format!("its answer is none: {e}") })?;
+        if taken.cluster != cluster {
+            return Err(Error::OtherCluster { why: format!("node {} changed its cluster", answer.node.name) });
+        }
+        self.promise(&Promise { cluster, nodes: Vec::new() })?;
+        Ok(taken.shown)
+    }
+
+    /// The founders, if there are as many as expected, all without a cluster, and this node is to lead the founding.
+    fn founders_among(&self, answers: &[HelloAnswer], expect: Option<u32>) -> Option<Vec<NodeInfo>> {
+        let expect = expect? as usize;
+        if !self.me.roles.storage {
+            return None;
+        }
+        let free = answers.iter().filter(|a| a.node.roles.storage && a.cluster.is_none()).map(|a| a.node.clone());
+        let mut founders: Vec<NodeInfo> = free.chain([self.me.clone()]).collect();
+        founders.sort_by_key(|node| node.id);
+        (founders.len() >= expect && founders[0].id == self.me.id).then(|| founders[..expect.max(1)].to_vec())
+    }
+
+    /// Decides, durably, that this node founds a cluster with these.
+    fn found(&self, founders: &[NodeInfo], cluster: u128) -> Result<()> {
+        let mut identity = self.identity.lock();
+        let founding = Identity { cluster: Some(cluster), founders: founders.to_vec(), ..identity.clone() };
+        founding.save(&*self.disk, &self.dir)?;
+        *identity = founding;
+        self.peers.belong_to(cluster);
+        tracing::info!(nodes = founders.len(), cluster = format!("{cluster:032x}"), "this node founds the cluster");
+        Ok(())
+    }
+
+    /// Returns when every founder has promised itself: before that the metadata group must not begin.
+    pub(crate) async fn collect_promises(&self, founders: &[NodeInfo]) {
+        let cluster = self.cluster().expect("a founder has its cluster");
+        let body = serde_json::to_vec(&Promise { cluster, nodes: founders.to_vec() }).expect("writing to memory");
+        let mut rounds = 0_u32;
+        let mut waiting: Vec<&NodeInfo> = founders.iter().filter(|node| node.id != self.me.id).collect();
+        while !waiting.is_empty() {
+            let mut left = Vec::new();
+            for node in waiting {
+                let call = self.peers.call_at(&node.rpc, Lane::Votes, "/peer/v1/found", body.clone());
+                let why = match tokio::time::timeout(ASK_TIMEOUT, call).await {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "no answer".to_owned(),
+                };
+                if rounds.is_multiple_of(TELL_AFTER) {
+                    tracing::warn!(node = node.name, why, "a node has not promised itself to the cluster; it is asked again");
+                }
+                left.push(node);
+            }
+            waiting = left;
+            if !waiting.is_empty() {
+                rounds += 1;
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn refuse_other(ours: Option<u128>, theirs: Option<u128>, node: &NodeInfo) -> Result<()> {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours != theirs => Err(Error::OtherCluster {
+            why: format!(
+                "node {} belongs to cluster {theirs:032x}, this one to {ours:032x}: start it with an empty --data-dir to take it in",
+                node.name
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Everybody that may be asked where the others are: the addresses given, and those known.
+pub(crate) fn addresses(join: &[String], nodes: impl Iterator<Item = NodeInfo>, me: NodeId) -> Vec<String> {
+    let mut all: Vec<String> = join.to_vec();
+    all.extend(nodes.filter(|node| node.id != me && !node.rpc.is_empty()).map(|node| node.rpc));
+    all.sort_unstable();
+    all.dedup();
+    all
+}

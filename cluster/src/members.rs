@@ -1,0 +1,218 @@
+//! Makes each group's members what the metadata says they should be: new ones first learn, then vote, then the others go.
+//!
+//! Whoever leads a group does this for it, one step at a time, and looks again: a step that fails is not undone, the next
+//! look finds what is left to do. A leader that should not lead hands over to the one that should, once that one has the
+//! whole log. The metadata group's leader also decides, one shard at a time, what should move (`placement.rs`), and which
+//! nodes vote in its own group.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
+use std::time::Duration;
+
+use model::{NodeId, ShardId};
+use openraft::async_runtime::WatchReceiver;
+use openraft::storage::RaftStateMachine;
+use openraft::{ChangeMembers, Raft, RaftMetrics};
+use tokio::time::Instant;
+
+use crate::forward::Leading;
+use crate::group::{GroupId, Member, Types};
+use crate::metadata::State;
+use crate::metadata::command::Command;
+use crate::node::Cluster;
+use crate::nodes::NodeState;
+use crate::peer::Lane;
+use crate::placement;
+use crate::{Error, Result};
+
+/// How often a leader looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A member this near to the end of the log may vote, or lead: the rest is a moment's work.
+const NEAR_ENTRIES: u64 = 64;
+/// A shard stays with the leader that it has for so long before it is handed to the one that should lead it.
+const SETTLED: Duration = Duration::from_secs(3);
+/// How long a node may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A storage node out of reach for so long is taken to be gone: its replicas are made anew elsewhere.
+const GONE_AFTER: Duration = Duration::from_secs(600);
+
+/// Looks after the groups that this node leads, until it is gone.
+pub(crate) async fn keep(cluster: Weak<Cluster>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen = Seen::default();
+    loop {
+        looks.tick().await;
+        let Some(cluster) = cluster.upgrade() else { return };
+        cluster.look_after_shards(&mut seen).await;
+        if cluster.metadata.leads()
+            && let Err(error) = cluster.look_after_metadata(&mut seen).await
+        {
+            tracing::debug!(%error, "the placement of shards is looked at again");
+        }
+    }
+}
+
+/// What earlier looks saw.
+#[derive(Default)]
+struct Seen {
+    /// Since when this node leads a shard.
+    leads: BTreeMap<ShardId, Instant>,
+    /// When a node was last in reach.
+    reached: BTreeMap<NodeId, Instant>,
+}
+
+impl Cluster {
+    async fn look_after_shards(&self, seen: &mut Seen) {
+        let state = self.metadata.state().clone();
+        for replica in self.residents.running() {
+            let shard = replica.shard();
+            if !replica.raft().is_leader() {
+                seen.leads.remove(&shard);
+                continue;
+            }
+            let since = *seen.leads.entry(shard).or_insert_with(Instant::now);
+            let Some(placement) = state.placements.get(&shard) else { continue };
+            let lead = (since.elapsed() >= SETTLED).then(|| placement.replicas.first().copied()).flatten();
+            let step = self.step(replica.raft(), GroupId::Shard(shard), &placement.replicas, lead, &state).await;
+            if let Err(error) = step {
+                tracing::warn!(%shard, %error, "its members are not yet where they should be; it is tried again");
+            }
+        }
+    }
+
+    /// One step of a group towards the members that it should have.
+    async fn step<SM>(&self, raft: &Raft<Types, SM>, group: GroupId, should: &[NodeId], lead: Option<NodeId>, state: &State) -> Result<()>
+    where
+        SM: RaftStateMachine<Types>,
+    {
+        let me = self.node_id();
+        let failed = |what: &str, why: String| Error::Stopped { what: format!("{what} of group {group}"), why };
+        let metrics = raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership().clone();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let known: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+        let should_ids: BTreeSet<u64> = should.iter().map(|node| node.0).collect();
+        if let Some(&new) = should.iter().find(|node| !known.contains(&node.0)) {
+            let Some(info) = state.nodes.get(&new) else { return Ok(()) };
+            // It must have opened its replica: the membership carries the replica's own number.
+            let Some(replica) = self.replica_at(group, new).await else { return Ok(()) };
+            let member = Member { name: info.name.clone(), replica, rpc: info.rpc.clone() };
+            tracing::info!(%group, node = info.name, "a new member learns the log");
+            raft.add_learner(new.0, member, false).await.map_err(|e| failed("a learner", e.to_string()))?;
+            return Ok(());
+        }
+        let ready = should_ids.iter().all(|id| voters.contains(id) || near(&metrics, *id));
+        // The one who leads votes to the end: it first hands over.
+        let wanted: BTreeSet<u64> = should_ids.iter().copied().chain((!should_ids.contains(&me.0)).then_some(me.0)).collect();
+        if ready && (voters != wanted || membership.get_joint_config().len() > 1) {
+            tracing::info!(%group, ?wanted, "the members that vote change");
+            raft.change_membership(ChangeMembers::ReplaceAllVoters(wanted), false)
+                .await
+                .map_err(|e| failed("a change of members", e.to_string()))?;
+            return Ok(());
+        }
+        if let Some(stranger) = known.iter().find(|id| !wanted.contains(id) && !voters.contains(id)) {
+            raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([*stranger])), false)
+                .await
+                .map_err(|e| failed("the end of a member", e.to_string()))?;
+            return Ok(());
+        }
+        let to = match should_ids.contains(&me.0) {
+            true => lead.filter(|node| *node != me),
+            false => should.first().copied(),
+        };
+        if let Some(to) = to
+            && voters.contains(&to.0)
+            && near(&metrics, to.0)
+            && self.in_reach(to).await
+        {
+            tracing::info!(%group, node = %to, "leadership is handed over");
+            raft.trigger().transfer_leader(to.0).await.map_err(|e| failed("a change of leader", e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The number of a node's replica, once it is open there.
+    async fn replica_at(&self, group: GroupId, node: NodeId) -> Option<model::ReplicaId> {
+        match group {
+            GroupId::Metadata => Some(self.shared.founding_replica(group, node)),
+            GroupId::Shard(shard) => self.leading_at(shard, node).await?.replica,
+        }
+    }
+
+    async fn leading_at(&self, shard: ShardId, node: NodeId) -> Option<Leading> {
+        if node == self.node_id() {
+            return Some(self.leading(shard));
+        }
+        let peers = self.peers.as_ref()?;
+        let path = format!("/peer/v1/shards/{shard}/leader");
+        let answer = tokio::time::timeout(ASK_TIMEOUT, peers.call(node, Lane::Asks, &path, "")).await.ok()?.ok()?;
+        serde_json::from_slice(&answer).ok()
+    }
+
+    /// Whether a node answers.
+    pub(crate) async fn in_reach(&self, node: NodeId) -> bool {
+        match &self.peers {
+            _ if node == self.node_id() => true,
+            None => false,
+            Some(peers) => {
+                let call = peers.call(node, Lane::Votes, "/peer/v1/alive", "");
+                matches!(tokio::time::timeout(ASK_TIMEOUT, call).await, Ok(Ok(_)))
+            }
+        }
+    }
+
+    /// What the leader of the metadata group decides about nodes and places.
+    async fn look_after_metadata(&self, seen: &mut Seen) -> Result<()> {
+        let state = self.metadata.state().clone();
+        let storage: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage).map(|n| n.id).collect();
+        let reached = futures::future::join_all(storage.iter().map(|&node| async move { (node, self.in_reach(node).await) })).await;
+        let now = Instant::now();
+        let mut may_hold = Vec::new();
+        for (node, reached) in reached {
+            let last = seen.reached.entry(node).or_insert(now);
+            let state_of = state.nodes[&node].state;
+            if reached {
+                *last = now;
+                if state_of == NodeState::Active {
+                    may_hold.push(node);
+                }
+            } else if state_of == NodeState::Active && last.elapsed() >= GONE_AFTER {
+                tracing::warn!(node = state.nodes[&node].name, "a storage node is taken to be gone: it was out of reach for too long");
+                self.metadata.decide(Command::SetNodeState { node, state: NodeState::Gone }).await?;
+                return Ok(());
+            }
+        }
+        if let Some(own) = self.metadata.own() {
+            let voters: BTreeSet<NodeId> = own.raft.voter_ids().map(NodeId).collect();
+            let should = placement::metadata_voters(&state.nodes, &voters, &may_hold);
+            self.step(&own.raft, GroupId::Metadata, &should, None, &state).await?;
+        }
+        // One shard at a time: the next move begins when the last one's members are where they should be.
+        for (&shard, placement) in state.placements.iter() {
+            let Some(leader) = self.find_leader(shard).await else { return Ok(()) };
+            let Some(leading) = self.leading_at(shard, leader).await else { return Ok(()) };
+            let voters: BTreeSet<NodeId> = leading.voters.into_iter().collect();
+            if voters != placement.replicas.iter().copied().collect() {
+                return Ok(());
+            }
+        }
+        if let Some((shard, replicas)) = placement::next(&state.placements, &state.nodes, &may_hold, state.replication) {
+            tracing::info!(%shard, ?replicas, "a shard's replicas get other places");
+            let were = state.placements[&shard].replicas.clone();
+            self.metadata.decide(Command::Place { shard, were, replicas }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a member has nearly the whole log.
+fn near(metrics: &RaftMetrics<Types>, id: u64) -> bool {
+    let Some(replication) = &metrics.replication else { return false };
+    let last = metrics.last_log_index.unwrap_or(0);
+    match replication.get(&id) {
+        Some(Some(matched)) => matched.index + NEAR_ENTRIES >= last,
+        _ => false,
+    }
+}

@@ -1,0 +1,53 @@
+//! How a node that is no member of the metadata group knows its state: it asks a member for what is newer, again and again.
+//!
+//! A member answers as soon as there is something newer, or after a while that there is not. One that does not answer is
+//! left for the next. What this node shows is thereby a little old at times, never wrong: who needs what was decided
+//! before now asks the leader first (`Metadata::refresh`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::NodeId;
+
+use super::{Published, Shown};
+use crate::peer::{Lane, Peers};
+
+/// How long a member may wait for something newer before it answers that there is nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// After a member has not answered.
+const TRY_NEXT: Duration = Duration::from_millis(100);
+
+/// Follows the group's state until the runtime ends, unless `is_member` says that the state comes from the log.
+pub(crate) async fn follow(published: Arc<Published>, peers: Arc<Peers>, is_member: impl Fn() -> bool + Send) {
+    let mut turn = 0_usize;
+    loop {
+        if is_member() {
+            tokio::time::sleep(PATIENCE).await;
+            continue;
+        }
+        let state = published.state.load_full();
+        let members: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage && n.id != peers.me()).map(|n| n.id).collect();
+        if members.is_empty() {
+            tokio::time::sleep(TRY_NEXT).await;
+            continue;
+        }
+        let member = members[turn % members.len()];
+        let path = format!("/peer/v1/metadata/after/{}", published.next());
+        let asked = tokio::time::timeout(PATIENCE * 2, peers.call(member, Lane::Asks, &path, "")).await;
+        match asked {
+            Ok(Ok(answer)) if answer.is_empty() => {}
+            Ok(Ok(answer)) => match serde_json::from_slice::<Shown>(&answer) {
+                Ok(shown) => published.publish(Arc::new(shown.state), shown.next),
+                Err(error) => {
+                    tracing::warn!(%member, %error, "a member of the metadata group sent a state that this program does not understand");
+                    turn += 1;
+                    tokio::time::sleep(TRY_NEXT).await;
+                }
+            },
+            Ok(Err(_)) | Err(_) => {
+                turn += 1;
+                tokio::time::sleep(TRY_NEXT).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The replicas that live on this node: opened where the metadata says so, closed when they have left.
+//!
+//! One shard that is damaged does not keep the others from being served: it is told in its status, and its part of the
+//! rows is an error, never missing in silence. A replica whose place is elsewhere is closed only once its group has let
+//! it go; then its folder goes with it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use model::{ErrorKind, ShardId};
+
+use crate::group::GroupId;
+use crate::metadata::Placement;
+use crate::node::Cluster;
+use crate::replica::Replica;
+use crate::upkeep::Upkeep;
+use crate::{Error, Result};
+
+/// Looked at so often even without news.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// One shard of this node.
+pub(crate) struct Slot {
+    pub(crate) shard: ShardId,
+    /// `Err`: it could not be opened, and why; the node's other shards go on.
+    pub(crate) served: std::result::Result<Served, String>,
+}
+
+/// A shard that takes part.
+pub(crate) struct Served {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) upkeep: Upkeep,
+}
+
+impl Slot {
+    /// The replica, or why it takes no part.
+    pub(crate) fn replica(&self) -> Result<&Arc<Replica>> {
+        self.running().map(|served| &served.replica)
+    }
+
+    /// What runs, or why nothing does.
+    pub(crate) fn running(&self) -> Result<&Served> {
+        let stopped = |why: &String| Error::Stopped { what: format!("shard {}", self.shard), why: why.clone() };
+        self.served.as_ref().map_err(stopped)
+    }
+}
+
+/// The shards of this node.
+#[derive(Default)]
+pub(crate) struct Residents {
+    slots: ArcSwap<BTreeMap<ShardId, Arc<Slot>>>,
+}
+
+impl Residents {
+    /// All of them, in order.
+    pub(crate) fn all(&self) -> Vec<Arc<Slot>> {
+        self.slots.load().values().cloned().collect()
+    }
+
+    /// The replicas that take part.
+    pub(crate) fn running(&self) -> Vec<Arc<Replica>> {
+        let slots = self.slots.load();
+        let served = slots.values().filter_map(|slot| slot.served.as_ref().ok());
+        served.map(|served| served.replica.clone()).filter(|replica| replica.stopped().is_none()).collect()
+    }
+
+    pub(crate) fn get(&self, shard: ShardId) -> Option<Arc<Slot>> {
+        self.slots.load().get(&shard).cloned()
+    }
+
+    /// The shard's slot; an error where it is not here.
+    pub(crate) fn served(&self, shard: ShardId) -> Result<Arc<Slot>> {
+        self.get(shard).ok_or(Error::NotHere { shard, leader: None })
+    }
+
+    pub(crate) fn insert(&self, slot: Slot) {
+        let slot = Arc::new(slot);
+        self.slots.rcu(|slots| {
+            let mut slots = BTreeMap::clone(slots);
+            slots.insert(slot.shard, slot.clone());
+            slots
+        });
+    }
+
+    fn remove(&self, shard: ShardId) {
+        self.slots.rcu(|slots| {
+            let mut slots = BTreeMap::clone(slots);
+            slots.remove(&shard);
+            slots
+        });
+    }
+}
+
+/// Opens and closes replicas as the metadata says, until the node is gone.
+pub(crate) async fn keep(cluster: Weak<Cluster>) {
+    let Some(mut news) = cluster.upgrade().map(|cluster| cluster.metadata.news()) else { return };
+    loop {
+        {
+            let Some(cluster) = cluster.upgrade() else { return };
+            cluster.open_placed().await;
+            cluster.close_departed().await;
+        }
+        // Its own sender is gone only with the node.
+        let _ = tokio::time::timeout(LOOK_EVERY, news.changed()).await;
+    }
+}
+
+impl Cluster {
+    /// Opens what should be here and is not, all at once.
+    pub(crate) async fn open_placed(&self) {
+        let state = self.metadata.state().clone();
+        let me = self.node_id();
+        let missing: Vec<(ShardId, Placement)> = (state.placements.iter())
+            .filter(|(shard, placement)| placement.replicas.contains(&me) && self.residents.get(**shard).is_none())
+            .map(|(shard, placement)| (*shard, placement.clone()))
+            .collect();
+        let opening = missing.into_iter().map(|(shard, placement)| {
+            let (shared, metadata) = (self.shared.clone(), self.metadata.clone());
+            let opening = self.spawn(async move { shared.open_shard(shard, placement, metadata).await });
+            async move { (shard, opening.await) }
+        });
+        for (shard, opened) in futures::future::join_all(opening).await {
+            let served = match opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+                Ok(served) => Ok(served),
+                Err(error) if error.kind() == ErrorKind::Broken => {
+                    tracing::error!(%shard, %error, "a shard could not be opened; the others go on");
+                    Err(error.to_string())
+                }
+                Err(error) => {
+                    tracing::warn!(%shard, %error, "a shard could not be opened yet; it is tried again");
+                    continue;
+                }
+            };
+            self.residents.insert(Slot { shard, served });
+        }
+    }
+
+    /// Closes replicas whose group has let them go, and removes what they kept.
+    async fn close_departed(&self) {
+        let state = self.metadata.state().clone();
+        let me = self.node_id();
+        for slot in self.residents.all() {
+            let placed = state.placements.get(&slot.shard).is_some_and(|placement| placement.replicas.contains(&me));
+            let Ok(served) = &slot.served else { continue };
+            if placed || served.replica.is_member() || !self.has_moved(&slot, &state).await {
+                continue;
+            }
+            tracing::info!(shard = %slot.shard, "this shard has left the node");
+            self.residents.remove(slot.shard);
+            if let Some(switchboard) = &self.shared.switchboard {
+                switchboard.disconnect_group(GroupId::Shard(slot.shard));
+            }
+            served.replica.drain().await;
+            let upkeep = served.upkeep.clone();
+            let _ = tokio::task::spawn_blocking(move || upkeep.stop()).await;
+            if let Err(error) = served.replica.raft().shutdown().await {
+                tracing::warn!(shard = %slot.shard, %error, "its group did not stop cleanly");
+            }
+            let (shared, shard) = (self.shared.clone(), slot.shard);
+            let removed = tokio::task::spawn_blocking(move || shared.remove_shard_dir(shard)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(shard = %slot.shard, %error, "what it kept could not be removed");
+            }
+        }
+    }
+
+    /// Whether those who have the shard now say that this node is no member. Its own log may not have heard of it.
+    async fn has_moved(&self, slot: &Slot, state: &crate::metadata::State) -> bool {
+        let (Some(peers), Some(placement)) = (&self.peers, state.placements.get(&slot.shard)) else { return false };
+        let path = format!("/peer/v1/shards/{}/leader", slot.shard);
+        for &node in &placement.replicas {
+            let asked = peers.call(node, crate::peer::Lane::Asks, &path, bytes::Bytes::new());
+            let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(1), asked).await else { continue };
+            let Ok(leading) = serde_json::from_slice::<crate::forward::Leading>(&answer) else { continue };
+            if leading.leader == Some(node) {
+                return !leading.voters.is_empty() && !leading.voters.contains(&self.node_id());
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,232 @@
+//! Several nodes in one process, with real HTTP/2 between them on loopback, on disks that can lose power.
+
+mod founding;
+mod leaders;
+mod places;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, Float64Array, TimestampNanosecondArray};
+use cluster::peer::{PeerDoor, PeerSecurity, serve};
+use cluster::{Cluster, ClusterOptions, PeerOptions, Roles};
+use model::schema::NewColumn;
+use model::{ColumnType, Epoch, FieldColumn, PointBatch, SeriesKey, ShardId, TableSchema, Timestamp, Values};
+use model::point::routing_hash_of_tag;
+use storage::disk::FaultyDisk;
+use storage::entry::{RetryWindow, WritePart};
+use storage::{ScanColumn, ScanRequest, View};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// The time of day in these tests.
+const NOW: Timestamp = Timestamp(1_780_000_000_000_000_000);
+const DATABASE: &str = "fleet";
+const TABLE: &str = "phone";
+/// Nothing here takes so long unless it never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rows by device and time.
+type Rows = BTreeMap<(String, i64), f64>;
+
+/// A place for a node: its disk and its address outlive it.
+struct Host {
+    name: String,
+    roles: Roles,
+    disk: FaultyDisk,
+    listener: std::net::TcpListener,
+    address: String,
+    starts: u64,
+    running: Option<Running>,
+}
+
+struct Running {
+    node: Arc<Cluster>,
+    closing: watch::Sender<bool>,
+}
+
+/// Some hosts that know each other's addresses.
+struct World {
+    hosts: Vec<Host>,
+    shards: u32,
+    secret: Option<Arc<str>>,
+}
+
+impl World {
+    fn new(roles: &[&str], shards: u32) -> World {
+        let host = |(i, roles): (usize, &&str)| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            Host {
+                name: format!("n{}", i + 1),
+                roles: roles.parse().unwrap(),
+                disk: FaultyDisk::new(i as u64 + 1),
+                address: listener.local_addr().unwrap().to_string(),
+                listener,
+                starts: 0,
+                running: None,
+            }
+        };
+        World { hosts: roles.iter().enumerate().map(host).collect(), shards, secret: Some("of the cluster".into()) }
+    }
+
+    fn options(&self, i: usize, expect: Option<u32>) -> ClusterOptions {
+        let host = &self.hosts[i];
+        ClusterOptions {
+            node: host.name.clone(),
+            data_dir: PathBuf::from("/data"),
+            disk: Arc::new(host.disk.clone()),
+            shards: self.shards,
+            clock: Arc::new(|| NOW),
+            seed: 1_000 * (i as u64 + 1) + host.starts,
+            flush_bytes: 16 << 20,
+            last_rows_bytes: 1 << 20,
+            max_waiting_bytes: 16 << 20,
+            peers: Some(PeerOptions {
+                roles: host.roles,
+                http: format!("{}:1", host.name),
+                rpc: host.address.clone(),
+                join: self.hosts.iter().map(|host| host.address.clone()).collect(),
+                bootstrap_expect: expect,
+                replicas: None,
+                door: PeerDoor::new(PeerSecurity { secret: self.secret.clone(), tls: None }),
+            }),
+        }
+    }
+
+    /// Starts some hosts' nodes at once.
+    async fn start(&mut self, which: &[usize], expect: Option<u32>) {
+        let mut starting = Vec::new();
+        for &i in which {
+            self.hosts[i].starts += 1;
+            let options = self.options(i, expect);
+            let door = options.peers.as_ref().unwrap().door.clone();
+            let listener = TcpListener::from_std(self.hosts[i].listener.try_clone().unwrap()).unwrap();
+            let (closing, closed) = watch::channel(false);
+            let answer = move |request| {
+                let door = door.clone();
+                async move { door.answer(request).await }
+            };
+            tokio::spawn(serve::serve(listener, None, answer, closed));
+            starting.push(async move { (i, closing, Cluster::start(options).await.expect("the node starts")) });
+        }
+        let started = tokio::time::timeout(PATIENCE, futures::future::join_all(starting)).await.expect("they find each other");
+        for (i, closing, node) in started {
+            self.hosts[i].running = Some(Running { node, closing });
+        }
+    }
+
+    fn node(&self, i: usize) -> &Arc<Cluster> {
+        &self.hosts[i].running.as_ref().expect("it runs").node
+    }
+
+    /// The node is gone from one moment to the next, as far as the others can see.
+    fn kill(&mut self, i: usize) {
+        let Running { node, closing } = self.hosts[i].running.take().expect("it runs");
+        closing.send(true).unwrap();
+        drop(node);
+    }
+
+    /// The host that leads a shard, once all that run agree on one.
+    async fn leader(&self, shard: ShardId) -> usize {
+        wait("a leader", || async {
+            let running = self.hosts.iter().filter_map(|host| host.running.as_ref());
+            let mut leaders = running.filter(|r| r.node.this_node().roles.storage).map(|r| r.node.leader(shard));
+            let first = leaders.next()??;
+            let leader = self.hosts.iter().position(|h| h.running.as_ref().is_some_and(|r| r.node.node_id() == first))?;
+            leaders.all(|other| other == Some(first)).then_some(leader)
+        })
+        .await
+    }
+
+    /// A table of one tag and one field.
+    async fn table(&self) -> Arc<TableSchema> {
+        let node = self.node(0);
+        node.create_database(DATABASE, None, None).await.unwrap();
+        let columns =
+            vec![NewColumn { name: "device_id".into(), field: None }, NewColumn { name: "celsius".into(), field: Some(ColumnType::F64) }];
+        let agreed = node.add_columns(DATABASE, vec![(TABLE.into(), columns)]).await.unwrap();
+        agreed.catalog.database(DATABASE).unwrap().tables[TABLE].clone()
+    }
+
+    /// Everything that queries of the leaders would see.
+    async fn rows(&self, table: &Arc<TableSchema>) -> Rows {
+        let mut rows = Rows::new();
+        for shard in self.hosts.iter().find_map(|h| h.running.as_ref()).unwrap().node.shards() {
+            let view = wait("a view of the leader's", || async {
+                let leader = self.leader(shard).await;
+                self.node(leader).read(shard).await.ok()
+            })
+            .await;
+            rows.extend(rows_of(&view, table));
+        }
+        rows
+    }
+}
+
+/// Asks until there is an answer, or for too long.
+async fn wait<T, F, Fut>(what: &str, mut ask: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited for {what}"))
+}
+
+/// One device's points, and the shard that they belong to.
+fn part(node: &Cluster, table: &TableSchema, sequence: u64, device: &str, points: &[(i64, f64)]) -> (ShardId, WritePart) {
+    let mut batch = PointBatch::new(table.id, table.version);
+    let series = batch.push_series(SeriesKey::new([Some(device)]).as_bytes());
+    batch.row_series = vec![series; points.len()];
+    batch.times = points.iter().map(|p| NOW.0 + p.0).collect();
+    let id = table.column("celsius").unwrap().id;
+    batch.columns = vec![FieldColumn { id, values: Values::F64(points.iter().map(|p| p.1).collect()), valid: None }];
+    let part =
+        WritePart { origin: 99, sequence, arrived: NOW, range_version: Epoch(1), retry_window: RetryWindow::Day, batches: vec![batch] };
+    let database = node.catalog().database(DATABASE).unwrap().id;
+    (node.shard_map().range_of(routing_hash_of_tag(database, device)).shard, part)
+}
+
+/// Writes one point of each of `devices` through a node, and takes note of them.
+async fn write(node: &Arc<Cluster>, table: &TableSchema, round: i64, devices: std::ops::Range<i64>, rows: &mut Rows) {
+    let writes = devices.clone().map(|device| {
+        let name = format!("phone-{device}");
+        let (shard, part) = part(node, table, (round * 1_000 + device) as u64, &name, &[(round, device as f64)]);
+        async move { node.write(shard, part).await.expect("the write is kept") }
+    });
+    futures::future::join_all(writes).await;
+    rows.extend(devices.map(|device| ((format!("phone-{device}"), NOW.0 + round), device as f64)));
+}
+
+fn rows_of(view: &View, table: &Arc<TableSchema>) -> Rows {
+    let (device, celsius) = (table.column("device_id").unwrap().id, table.column("celsius").unwrap().id);
+    let request = ScanRequest {
+        table: table.clone(),
+        projection: vec![ScanColumn::Time, ScanColumn::Column(device), ScanColumn::Column(celsius)],
+        times: i64::MIN..=i64::MAX,
+        tags: Vec::new(),
+        batch_rows: 1_000,
+    };
+    let mut rows = Rows::new();
+    for batch in view.scan(&request).expect("the view can be read") {
+        let batch = batch.expect("a batch");
+        let times: &TimestampNanosecondArray = batch.column(0).as_primitive();
+        let devices = arrow::compute::cast(batch.column(1), &arrow::datatypes::DataType::Utf8).unwrap();
+        let values: &Float64Array = batch.column(2).as_primitive();
+        for i in 0..batch.num_rows() {
+            let before = rows.insert((devices.as_string::<i32>().value(i).to_owned(), times.value(i)), values.value(i));
+            assert!(before.is_none(), "no row is doubled");
+        }
+    }
+    rows
+}
