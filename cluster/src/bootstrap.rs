@@ -4,11 +4,14 @@
 //! to be taken in and belongs to it from then on. A node that is told to join never founds a cluster by itself: only when
 //! `--bootstrap-expect N` storage nodes have found each other does the one with the smallest number found one with them:
 //! it keeps its decision on disk and asks the others to promise themselves; each keeps its promise on disk and gives it
-//! once. With all promises the metadata group begins. A founder that was killed in between takes up the same founding again.
+//! to one founder at a time. With all promises the cluster begins, which is never taken back. A founder that was killed in
+//! between takes up the same founding again; one that is refused because another was quicker gives the promises back.
 //!
 //! ```text
-//! POST /peer/v1/hello  Hello  -> HelloAnswer     who are you?
-//! POST /peer/v1/found  Promise -> {}             be of my cluster
+//! POST /peer/v1/hello   Hello  -> HelloAnswer    who are you?
+//! POST /peer/v1/found   Promise -> {}            be of my cluster, once it begins
+//! POST /peer/v1/begin   Promise -> {}            it has begun
+//! POST /peer/v1/release Promise -> {}            it never will
 //! POST /peer/v1/join   NodeInfo -> Taken         take me into yours
 //! ```
 
@@ -45,7 +48,9 @@ pub(crate) struct HelloAnswer {
     pub(crate) node: NodeInfo,
     /// The cluster that it belongs or is promised to.
     pub(crate) cluster: Option<u128>,
-    /// Whether that cluster has come into being, as far as it knows.
+    /// Whether that cluster has begun, as far as it knows.
+    pub(crate) begun: bool,
+    /// Whether it has come into being: whether others can be taken in.
     pub(crate) founded: bool,
     /// The nodes that it knows, itself included.
     pub(crate) nodes: Vec<NodeInfo>,
@@ -70,8 +75,8 @@ pub(crate) struct Introduction {
     dir: PathBuf,
     peers: Arc<Peers>,
     identity: Mutex<Identity>,
-    /// A promise came in.
-    promised: tokio::sync::Notify,
+    /// Its cluster has begun.
+    begun: tokio::sync::Notify,
 }
 
 /// What a node has learned by asking around.
@@ -86,18 +91,16 @@ pub(crate) enum Belongs {
 
 impl Introduction {
     pub(crate) fn new(me: NodeInfo, identity: Identity, disk: Arc<dyn Disk>, dir: PathBuf, peers: Arc<Peers>) -> Introduction {
-        if let Some(cluster) = identity.cluster {
+        if let Some(cluster) = identity.cluster.filter(|_| identity.begun) {
             peers.belong_to(cluster);
         }
-        Introduction { me, disk, dir, peers, identity: Mutex::new(identity), promised: tokio::sync::Notify::new() }
+        Introduction { me, disk, dir, peers, identity: Mutex::new(identity), begun: tokio::sync::Notify::new() }
     }
 
-    pub(crate) fn me(&self) -> &NodeInfo {
-        &self.me
-    }
-
+    /// The cluster that it belongs to; not one that it is only promised to.
     pub(crate) fn cluster(&self) -> Option<u128> {
-        self.identity.lock().cluster
+        let identity = self.identity.lock();
+        identity.cluster.filter(|_| identity.begun)
     }
 
     /// With whom this node founds its cluster, if it is the one who does.
@@ -107,31 +110,61 @@ impl Introduction {
 
     /// Answers a hello, and takes note of where the other is.
     pub(crate) fn hello(&self, hello: &Hello, nodes: Vec<NodeInfo>, founded: bool) -> Result<HelloAnswer> {
-        let cluster = self.cluster();
-        refuse_other(cluster.filter(|_| founded), hello.cluster, &hello.node)?;
+        refuse_other(self.cluster(), hello.cluster, &hello.node)?;
         self.peers.found_at(hello.node.id, &hello.node.rpc);
         let nodes = if nodes.is_empty() { vec![self.me.clone()] } else { nodes };
-        Ok(HelloAnswer { node: self.me.clone(), cluster, founded, nodes })
+        let identity = self.identity.lock();
+        Ok(HelloAnswer { node: self.me.clone(), cluster: identity.cluster, begun: identity.begun, founded, nodes })
     }
 
-    /// Promises this node to a cluster: once.
+    /// Promises this node to a cluster: to one at a time.
     pub(crate) fn promise(&self, promise: &Promise) -> Result<()> {
-        let mut identity = self.identity.lock();
-        match identity.cluster {
-            Some(cluster) if cluster == promise.cluster => {}
+        promise.nodes.iter().for_each(|node| self.peers.found_at(node.id, &node.rpc));
+        self.change(|identity| match identity.cluster {
+            Some(cluster) if cluster == promise.cluster => Ok(()),
             Some(cluster) => {
-                let why = format!("node {} belongs to cluster {cluster:032x} already, not to {:032x}", self.me.name, promise.cluster);
-                return Err(Error::OtherCluster { why });
+                let why = format!("node {} is of cluster {cluster:032x} or promised to it, not to {:032x}", self.me.name, promise.cluster);
+                Err(Error::OtherCluster { why })
             }
             None => {
-                let promised = Identity { cluster: Some(promise.cluster), ..identity.clone() };
-                promised.save(&*self.disk, &self.dir)?;
-                *identity = promised;
+                identity.cluster = Some(promise.cluster);
+                Ok(())
             }
-        }
-        promise.nodes.iter().for_each(|node| self.peers.found_at(node.id, &node.rpc));
+        })
+    }
+
+    /// The cluster that it is promised to has begun, or it was taken into one that has.
+    pub(crate) fn begin(&self, promise: &Promise) -> Result<()> {
+        self.promise(promise)?;
+        self.change(|identity| {
+            identity.begun = true;
+            Ok(())
+        })?;
         self.peers.belong_to(promise.cluster);
-        self.promised.notify_waiters();
+        self.begun.notify_waiters();
+        Ok(())
+    }
+
+    /// The founder takes its founding back: the promise to it is void.
+    pub(crate) fn release(&self, promise: &Promise) -> Result<()> {
+        self.change(|identity| {
+            if identity.cluster == Some(promise.cluster) && !identity.begun {
+                identity.cluster = None;
+                identity.founders.clear();
+            }
+            Ok(())
+        })
+    }
+
+    /// Changes the identity, durably or not at all.
+    fn change(&self, change: impl FnOnce(&mut Identity) -> Result<()>) -> Result<()> {
+        let mut identity = self.identity.lock();
+        let mut changed = identity.clone();
+        change(&mut changed)?;
+        if changed != *identity {
+            changed.save(&*self.disk, &self.dir)?;
+            *identity = changed;
+        }
         Ok(())
     }
 
@@ -140,17 +173,22 @@ impl Introduction {
         let mut rounds = 0_u32;
         let mut tell_after = TELL_AFTER;
         loop {
-            let promised = self.promised.notified();
+            let begun = self.begun.notified();
             let founders = self.founders();
-            if !founders.is_empty() {
+            if self.cluster().is_some() {
+                return Ok(if founders.is_empty() { Belongs::Already } else { Belongs::Founder(founders) });
+            }
+            if !founders.is_empty() && self.collect_promises(&founders).await? {
                 return Ok(Belongs::Founder(founders));
             }
-            if self.cluster().is_some() {
-                return Ok(Belongs::Already);
-            }
             let (answers, failures) = self.ask_all(join).await;
+            let promised_to = self.identity.lock().cluster;
             for answer in &answers {
-                if let (Some(cluster), true) = (answer.cluster, answer.founded) {
+                if answer.begun && answer.cluster.is_some() && answer.cluster == promised_to {
+                    self.begin(&Promise { cluster: answer.cluster.expect("just seen"), nodes: Vec::new() })?;
+                    return Ok(Belongs::Already);
+                }
+                if let (Some(cluster), true, None) = (answer.cluster, answer.founded, promised_to) {
                     match self.join_by(answer, cluster).await {
                         Ok(taken) => return Ok(Belongs::Taken(Box::new(taken))),
                         Err(error) => tracing::warn!(by = answer.node.name, %error, "could not join yet"),
@@ -159,7 +197,7 @@ impl Introduction {
             }
             if let Some(founders) = self.founders_among(&answers, expect) {
                 self.found(&founders, new_cluster)?;
-                return Ok(Belongs::Founder(founders));
+                continue;
             }
             rounds += 1;
             if rounds >= tell_after {
@@ -171,7 +209,7 @@ impl Introduction {
                 tracing::warn!(join = join.join(","), unreachable = failures.join("; "), "no cluster found yet: {expect}");
             }
             tokio::select! {
-                () = promised => {}
+                () = begun => {}
                 () = tokio::time::sleep(ASK_AGAIN) => {}
             }
         }
@@ -216,14 +254,14 @@ impl Introduction {
         if taken.cluster != cluster {
             return Err(Error::OtherCluster { why: format!("node {} changed its cluster", answer.node.name) });
         }
-        self.promise(&Promise { cluster, nodes: Vec::new() })?;
+        self.begin(&Promise { cluster, nodes: Vec::new() })?;
         Ok(taken.shown)
     }
 
     /// The founders, if there are as many as expected, all without a cluster, and this node is to lead the founding.
     fn founders_among(&self, answers: &[HelloAnswer], expect: Option<u32>) -> Option<Vec<NodeInfo>> {
         let expect = expect? as usize;
-        if !self.me.roles.storage {
+        if !self.me.roles.storage || self.identity.lock().cluster.is_some() {
             return None;
         }
         let free = answers.iter().filter(|a| a.node.roles.storage && a.cluster.is_none()).map(|a| a.node.clone());
@@ -234,40 +272,64 @@ impl Introduction {
 
     /// Decides, durably, that this node founds a cluster with these.
     fn found(&self, founders: &[NodeInfo], cluster: u128) -> Result<()> {
-        let mut identity = self.identity.lock();
-        let founding = Identity { cluster: Some(cluster), founders: founders.to_vec(), ..identity.clone() };
-        founding.save(&*self.disk, &self.dir)?;
-        *identity = founding;
-        self.peers.belong_to(cluster);
-        tracing::info!(nodes = founders.len(), cluster = format!("{cluster:032x}"), "this node founds the cluster");
-        Ok(())
+        self.change(|identity| {
+            identity.cluster = Some(cluster);
+            identity.founders = founders.to_vec();
+            Ok(())
+        })
     }
 
-    /// Returns when every founder has promised itself: before that the metadata group must not begin.
-    pub(crate) async fn collect_promises(&self, founders: &[NodeInfo]) {
-        let cluster = self.cluster().expect("a founder has its cluster");
-        let body = serde_json::to_vec(&Promise { cluster, nodes: founders.to_vec() }).expect("writing to memory");
+    /// Returns `true` when every founder has promised itself and the cluster has begun, `false` when another was quicker.
+    async fn collect_promises(&self, founders: &[NodeInfo]) -> Result<bool> {
+        let cluster = self.identity.lock().cluster.expect("a founder has its cluster");
+        let promise = Promise { cluster, nodes: founders.to_vec() };
+        let others: Vec<&NodeInfo> = founders.iter().filter(|node| node.id != self.me.id).collect();
         let mut rounds = 0_u32;
-        let mut waiting: Vec<&NodeInfo> = founders.iter().filter(|node| node.id != self.me.id).collect();
+        let mut waiting = others.clone();
         while !waiting.is_empty() {
             let mut left = Vec::new();
             for node in waiting {
-                let call = self.peers.call_at(&node.rpc, Lane::Votes, "/peer/v1/found", body.clone());
-                let why = match tokio::time::timeout(ASK_TIMEOUT, call).await {
-                    Ok(Ok(_)) => continue,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "no answer".to_owned(),
-                };
-                if rounds.is_multiple_of(TELL_AFTER) {
-                    tracing::warn!(node = node.name, why, "a node has not promised itself to the cluster; it is asked again");
+                match self.tell(node, "found", &promise).await {
+                    Ok(()) => {}
+                    Err(Error::OtherCluster { why }) => {
+                        tracing::info!(why, "another node was quicker: this one does not found a cluster");
+                        for node in &others {
+                            // Who is not reached asks around, and finds nobody of this cluster; it is told again then.
+                            let _ = self.tell(node, "release", &promise).await;
+                        }
+                        self.release(&promise)?;
+                        return Ok(false);
+                    }
+                    Err(error) => {
+                        if rounds.is_multiple_of(TELL_AFTER) {
+                            tracing::warn!(node = node.name, %error, "a node has not promised itself to the cluster; it is asked again");
+                        }
+                        left.push(node);
+                    }
                 }
-                left.push(node);
             }
             waiting = left;
             if !waiting.is_empty() {
                 rounds += 1;
                 tokio::time::sleep(ASK_AGAIN).await;
             }
+        }
+        self.begin(&promise)?;
+        tracing::info!(nodes = founders.len(), cluster = format!("{cluster:032x}"), "the cluster begins");
+        for node in others {
+            // Who does not hear of it now hears of it when it asks around.
+            let _ = self.tell(node, "begin", &promise).await;
+        }
+        Ok(true)
+    }
+
+    async fn tell(&self, node: &NodeInfo, what: &str, promise: &Promise) -> Result<()> {
+        let body = serde_json::to_vec(promise).expect("writing to memory");
+        let path = format!("/peer/v1/{what}");
+        let call = self.peers.call_at(&node.rpc, Lane::Votes, &path, body);
+        match tokio::time::timeout(ASK_TIMEOUT, call).await {
+            Ok(answer) => answer.map(|_| ()),
+            Err(_) => Err(Error::PeerFailed { node: node.name.clone(), why: "no answer".to_owned() }),
         }
     }
 }

@@ -163,6 +163,8 @@ impl Error {
             Error::NoLeader { shard } => Error::NoLeader { shard: *shard },
             Error::NotHere { shard, leader } => Error::NotHere { shard: *shard, leader: *leader },
             Error::NoMetadataLeader { why } => Error::NoMetadataLeader { why: why.clone() },
+            Error::Unreachable { node, why } => Error::Unreachable { node: node.clone(), why: why.clone() },
+            Error::PeerFailed { node, why } => Error::PeerFailed { node: node.clone(), why: why.clone() },
             Error::Unknown { shard, why } => Error::Unknown { shard: *shard, why: why.clone() },
             Error::Stopped { what, why } => Error::Stopped { what: what.clone(), why: why.clone() },
             Error::ShuttingDown => Error::ShuttingDown,

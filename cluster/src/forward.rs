@@ -49,7 +49,7 @@ pub(crate) struct Leading {
     pub(crate) term: Term,
     /// The number of this node's replica, if it has one.
     pub(crate) replica: Option<ReplicaId>,
-    /// The members that vote, as far as this node knows.
+    /// The members that vote; empty while that is changing.
     pub(crate) voters: Vec<NodeId>,
 }
 
@@ -129,7 +129,7 @@ impl Cluster {
                 leader: served.replica.leader(),
                 term: served.replica.term(),
                 replica: Some(served.replica.store().replica()),
-                voters: served.replica.raft().voter_ids().map(NodeId).collect(),
+                voters: served.replica.agreed_voters(),
             },
             None => Leading { leader: None, term: Term(0), replica: None, voters: Vec::new() },
         }

@@ -1,7 +1,7 @@
 //! Who this data directory belongs to: its cluster, its node, and how often it was started (DESIGN rule 13).
 //!
 //! ```text
-//! payload of DIR/identity         = JSON {"cluster": u128 or null, "node": u64, "name": text, "incarnation": u64, "founders": [node …]?}
+//! payload of DIR/identity         = JSON {"cluster": u128 or null, "node": u64, "name": text, "incarnation": u64, "begun": bool, "founders": [node …]?}
 //! payload of DIR/shards/N/replica = the replica's number, u128 little-endian
 //! ```
 //!
@@ -29,9 +29,17 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     /// How often the node was started.
     pub(crate) incarnation: u64,
+    /// Whether that cluster has begun: until then this node is only promised to it.
+    #[serde(default = "begun")]
+    pub(crate) begun: bool,
     /// With whom this node founds its cluster, if it is the one who does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) founders: Vec<NodeInfo>,
+}
+
+/// A directory from before clusters were promised belongs to one that has begun.
+fn begun() -> bool {
+    true
 }
 
 /// Bits of a node's number: few enough to be read out, enough never to meet twice.
@@ -51,10 +59,11 @@ impl Identity {
                 node: NodeId(1 + (chance.number() as u64 >> (u64::BITS - NODE_BITS))),
                 name: name.to_owned(),
                 incarnation: 0,
+                begun: !peers,
                 founders: Vec::new(),
             },
         };
-        if !peers && identity.cluster.is_none() {
+        if !peers && !(identity.begun && identity.cluster.is_some()) {
             return Err(Error::OtherCluster {
                 why: format!(
                     "{} belongs to a node that was to join a cluster and has not yet; start it with --join HOST:PORT again, or take an empty \

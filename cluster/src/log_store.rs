@@ -158,12 +158,6 @@ impl LogStore {
         Ok(LogStore { log: Arc::new(log) })
     }
 
-    /// Whether nothing was ever agreed on or voted for here.
-    pub(crate) fn is_new(&self) -> bool {
-        let hard = self.log.hard.lock();
-        hard.vote.is_none() && hard.purged.is_none() && self.log.recent.lock().last.is_none()
-    }
-
     /// The shared part.
     pub(crate) fn log(&self) -> Arc<Log> {
         self.log.clone()

@@ -291,10 +291,14 @@ impl Replica {
         Error::NotHere { shard: self.parts.shard, leader: self.leader().filter(|leader| *leader != me) }
     }
 
-    /// Whether this node is a member of the group by the newest membership in its log.
-    pub(crate) fn is_member(&self) -> bool {
-        let me = *self.parts.raft.node_id();
-        self.parts.raft.voter_ids().chain(self.parts.raft.learner_ids()).any(|id| id == me)
+    /// The members that vote, if that is agreed on for good.
+    pub(crate) fn agreed_voters(&self) -> Vec<NodeId> {
+        let metrics = self.parts.raft.metrics().borrow_watched().clone();
+        let membership = &metrics.membership_config;
+        match *membership.log_id() <= metrics.last_applied && membership.membership().get_joint_config().len() == 1 {
+            true => membership.voter_ids().map(NodeId).collect(),
+            false => Vec::new(),
+        }
     }
 
     /// If this member leads: has the group led by the member with the most of the log; returns once that is so, or it

@@ -144,7 +144,7 @@ impl Cluster {
         for slot in self.residents.all() {
             let placed = state.placements.get(&slot.shard).is_some_and(|placement| placement.replicas.contains(&me));
             let Ok(served) = &slot.served else { continue };
-            if placed || served.replica.is_member() || !self.has_moved(&slot, &state).await {
+            if placed || !self.has_moved(&slot, &state).await {
                 continue;
             }
             tracing::info!(shard = %slot.shard, "this shard has left the node");
@@ -166,7 +166,7 @@ impl Cluster {
         }
     }
 
-    /// Whether those who have the shard now say that this node is no member. Its own log may not have heard of it.
+    /// Whether those who have the shard now say that this node is no member, for good. Its own log may not have heard of it.
     async fn has_moved(&self, slot: &Slot, state: &crate::metadata::State) -> bool {
         let (Some(peers), Some(placement)) = (&self.peers, state.placements.get(&slot.shard)) else { return false };
         let path = format!("/peer/v1/shards/{}/leader", slot.shard);

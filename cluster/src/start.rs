@@ -71,15 +71,21 @@ pub(crate) async fn start(options: ClusterOptions) -> Result<Arc<Cluster>> {
         .enable_all()
         .build()
         .map_err(|e| storage::Error::io("start the threads for", &options.data_dir, e))?;
-    let started = runtime.spawn(open(options, runtime.handle().clone())).await;
-    match started.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
-        Ok(cluster) => {
-            *cluster.runtime.lock() = Some(runtime);
-            Ok(cluster)
-        }
-        Err(error) => {
+    let mut runtime = Abandoned(Some(runtime));
+    let handle = runtime.0.as_ref().expect("just made").handle().clone();
+    let started = handle.spawn(open(options, handle.clone())).await;
+    let cluster = started.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    *cluster.runtime.lock() = runtime.0.take();
+    Ok(cluster)
+}
+
+/// A runtime that nobody may need: whoever starts a node may also lose patience, on a thread that must not wait.
+struct Abandoned(Option<tokio::runtime::Runtime>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
-            Err(error)
         }
     }
 }
@@ -225,10 +231,7 @@ impl Shared {
             })
             .await?;
             let founders = match (&belongs, &self.switchboard) {
-                (Belongs::Founder(founders), Some(switchboard)) if log.is_new() => {
-                    switchboard.introduction.collect_promises(founders).await;
-                    founders.clone()
-                }
+                (Belongs::Founder(founders), _) => founders.clone(),
                 (_, None) => vec![self.me.clone()],
                 _ => Vec::new(),
             };

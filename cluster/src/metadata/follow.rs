@@ -9,13 +9,19 @@ use std::time::Duration;
 
 use model::NodeId;
 
-use super::{Published, Shown};
+use super::{Published, Shown, State};
 use crate::peer::{Lane, Peers};
 
 /// How long a member may wait for something newer before it answers that there is nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// After a member has not answered.
 const TRY_NEXT: Duration = Duration::from_millis(100);
+
+/// The nodes that may be members: the storage nodes, or, while this node knows of none, everybody it has met.
+pub(super) fn may_know(state: &State, peers: &Peers) -> Vec<NodeId> {
+    let storage: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage && n.id != peers.me()).map(|n| n.id).collect();
+    if storage.is_empty() { peers.known() } else { storage }
+}
 
 /// Follows the group's state until the runtime ends, unless `is_member` says that the state comes from the log.
 pub(crate) async fn follow(published: Arc<Published>, peers: Arc<Peers>, is_member: impl Fn() -> bool + Send) {
@@ -26,7 +32,7 @@ pub(crate) async fn follow(published: Arc<Published>, peers: Arc<Peers>, is_memb
             continue;
         }
         let state = published.state.load_full();
-        let members: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage && n.id != peers.me()).map(|n| n.id).collect();
+        let members = may_know(&state, &peers);
         if members.is_empty() {
             tokio::time::sleep(TRY_NEXT).await;
             continue;

@@ -312,8 +312,7 @@ impl Metadata {
 
     /// A storage node that may lead the group, another one each turn.
     fn someone(&self, peers: &Peers, turn: usize) -> Option<NodeId> {
-        let state = self.state();
-        let may: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage && n.id != peers.me()).map(|n| n.id).collect();
+        let may = follow::may_know(&self.state(), peers);
         if may.is_empty() {
             return None;
         }

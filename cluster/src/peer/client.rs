@@ -111,6 +111,13 @@ impl Peers {
         self.addresses.read().get(&node).cloned()
     }
 
+    /// All nodes whose address is known.
+    pub(crate) fn known(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.addresses.read().keys().copied().collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
     /// Takes note of where a node is.
     pub(crate) fn found_at(&self, node: NodeId, address: &str) {
         if node != self.me && !address.is_empty() && self.addresses.read().get(&node).is_none_or(|known| known != address) {

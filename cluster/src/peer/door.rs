@@ -4,7 +4,7 @@
 //! needs more than that is refused until it is there. The program owns the port and hands each request in.
 //!
 //! ```text
-//! /peer/v1/hello, found, join                          bootstrap.rs
+//! /peer/v1/hello, found, begin, release, join          bootstrap.rs
 //! /peer/v1/alive                                       nothing: it answers
 //! /peer/v1/metadata/{decide, read, after/N}            metadata/
 //! /peer/v1/raft/GROUP/{append, stream, vote, pre-vote, snapshot, transfer}    network.rs
@@ -146,6 +146,14 @@ async fn route(switchboard: &Arc<Switchboard>, asker: Asker, request: Request<In
         ["alive"] => done(""),
         ["found"] => {
             switchboard.introduction.promise(&read_json(asker, body).await?)?;
+            done("")
+        }
+        ["begin"] => {
+            switchboard.introduction.begin(&read_json(asker, body).await?)?;
+            done("")
+        }
+        ["release"] => {
+            switchboard.introduction.release(&read_json(asker, body).await?)?;
             done("")
         }
         ["join"] => json(&switchboard.take_in(read_json(asker, body).await?).await?),

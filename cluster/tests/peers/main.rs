@@ -56,6 +56,8 @@ struct World {
 
 impl World {
     fn new(roles: &[&str], shards: u32) -> World {
+        // `RUST_LOG=cluster=debug` and `--nocapture` show what happens.
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         let host = |(i, roles): (usize, &&str)| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             listener.set_nonblocking(true).unwrap();
