@@ -141,6 +141,8 @@ impl Cluster {
             return self.residents.served(shard)?.replica()?.write(part).await;
         }
         let mut entry: Option<Bytes> = None;
+        // A leader that was cut off from the others may never settle what it is given.
+        let deadline = Instant::now() + LEADER_TIMEOUT;
         let outcome = self
             .at_leader(shard, |at| {
                 let entry = match &at {
@@ -149,11 +151,15 @@ impl Cluster {
                 };
                 let part = matches!(at, At::Here(_)).then(|| part.clone());
                 async move {
-                    match (at, entry, part) {
-                        (At::Here(replica), _, Some(part)) => Ok(replica.write(part).await?.outcome),
-                        (At::There(node), Some(entry), _) => self.hand_on(shard, node, entry).await,
-                        _ => unreachable!("one of the two was made"),
-                    }
+                    let asked = async {
+                        match (at, entry, part) {
+                            (At::Here(replica), _, Some(part)) => Ok(replica.write(part).await?.outcome),
+                            (At::There(node), Some(entry), _) => self.hand_on(shard, node, entry).await,
+                            _ => unreachable!("one of the two was made"),
+                        }
+                    };
+                    let late = || Err(Error::Unknown { shard, why: "its leader did not answer in time".to_owned() });
+                    tokio::time::timeout_at(deadline, asked).await.unwrap_or_else(|_| late())
                 }
             })
             .await;

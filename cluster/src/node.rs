@@ -108,6 +108,8 @@ pub struct PeerOptions {
     pub door: Arc<PeerDoor>,
 }
 
+/// How long writes that wait may take once the node stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take to tell its figures before the answer does without it.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -540,8 +542,10 @@ impl Cluster {
     /// Takes no more writes, finishes those that wait, flushes nothing, stops the groups.
     pub async fn shutdown(&self) {
         self.hand_over().await;
-        for replica in self.residents.running() {
-            replica.drain().await;
+        let draining = futures::future::join_all(self.residents.running().into_iter().map(|replica| async move { replica.drain().await }));
+        if tokio::time::timeout(DRAIN_TIMEOUT, draining).await.is_err() {
+            // A leader that was cut off from the others cannot settle what it was given; its writers learn that below.
+            tracing::warn!("some writes were not settled in time; their outcome is unknown");
         }
         // The threads may be writing a file: waiting for them must not hold up the caller's runtime.
         let Some(runtime) = self.runtime.lock().take() else { return };

@@ -152,12 +152,12 @@ impl Cluster {
             if let Some(switchboard) = &self.shared.switchboard {
                 switchboard.disconnect_group(GroupId::Shard(slot.shard));
             }
-            served.replica.drain().await;
-            let upkeep = served.upkeep.clone();
-            let _ = tokio::task::spawn_blocking(move || upkeep.stop()).await;
+            // The group first: what waits for it learns that its outcome is unknown, and asks whoever leads now.
             if let Err(error) = served.replica.raft().shutdown().await {
                 tracing::warn!(shard = %slot.shard, %error, "its group did not stop cleanly");
             }
+            let upkeep = served.upkeep.clone();
+            let _ = tokio::task::spawn_blocking(move || upkeep.stop()).await;
             let (shared, shard) = (self.shared.clone(), slot.shard);
             let removed = tokio::task::spawn_blocking(move || shared.remove_shard_dir(shard)).await;
             if let Ok(Err(error)) = removed {

@@ -255,13 +255,10 @@ impl Shared {
         if let Belongs::Taken(shown) = &belongs {
             published.publish(Arc::new(shown.state.clone()), shown.next);
         }
-        let raft = member.as_ref().map(|member| member.raft.clone());
         let metadata = Metadata::new(member, self.peers().cloned(), self.runtime.clone(), published.clone());
         if let Some(switchboard) = &self.switchboard {
             switchboard.connect_metadata(metadata.clone());
-            let me = self.me.id.0;
-            let is_member = move || raft.as_ref().is_some_and(|raft| raft.voter_ids().chain(raft.learner_ids()).any(|id| id == me));
-            tokio::spawn(metadata::follow::follow(published, switchboard.peers().clone(), is_member));
+            tokio::spawn(metadata::follow::follow(metadata.clone(), published, switchboard.peers().clone()));
             self.say_hello(&metadata).await;
         }
         self.found(&metadata, &belongs).await?;

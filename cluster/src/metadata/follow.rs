@@ -1,6 +1,6 @@
-//! How a node that is no member of the metadata group knows its state: it asks a member for what is newer, again and again.
+//! How a node that does not lead the metadata group knows its state: it asks a member for what is newer, again and again.
 //!
-//! A member answers as soon as there is something newer, or after a while that there is not. One that does not answer is
+//! A member that is told by the group's log does so too, for it may have been let go and nobody tells it. A member answers as soon as there is something newer, or after a while that there is not. One that does not answer is
 //! left for the next. What this node shows is thereby a little old at times, never wrong: who needs what was decided
 //! before now asks the leader first (`Metadata::refresh`).
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use model::NodeId;
 
-use super::{Published, Shown, State};
+use super::{Metadata, Published, Shown, State};
 use crate::peer::{Lane, Peers};
 
 /// How long a member may wait for something newer before it answers that there is nothing.
@@ -23,11 +23,11 @@ pub(super) fn may_know(state: &State, peers: &Peers) -> Vec<NodeId> {
     if storage.is_empty() { peers.known() } else { storage }
 }
 
-/// Follows the group's state until the runtime ends, unless `is_member` says that the state comes from the log.
-pub(crate) async fn follow(published: Arc<Published>, peers: Arc<Peers>, is_member: impl Fn() -> bool + Send) {
+/// Follows the group's state until the runtime ends, while this node does not lead.
+pub(crate) async fn follow(metadata: Arc<Metadata>, published: Arc<Published>, peers: Arc<Peers>) {
     let mut turn = 0_usize;
     loop {
-        if is_member() {
+        if metadata.leads() {
             tokio::time::sleep(PATIENCE).await;
             continue;
         }

@@ -280,7 +280,9 @@ impl Metadata {
         let deadline = Instant::now() + LEADER_TIMEOUT;
         let mut turn = 0;
         loop {
-            let at = match (&self.member, &self.peers, self.leader()) {
+            // Every other time somebody else is asked: whom this node takes for the leader may be none any more.
+            let leader = self.leader().filter(|_| turn % 2 == 0);
+            let at = match (&self.member, &self.peers, leader) {
                 (Some(member), None, _) => At::Here(member),
                 (Some(member), _, _) if member.raft.is_leader() => At::Here(member),
                 (_, Some(peers), Some(node)) if node != peers.me() => At::There(peers, node),
