@@ -131,11 +131,11 @@ impl World {
         drop(node);
     }
 
-    /// The host that leads a shard, once all that run agree on one.
+    /// The host that leads a shard, once all that have a replica agree on one.
     async fn leader(&self, shard: ShardId) -> usize {
         wait("a leader", || async {
             let running = self.hosts.iter().filter_map(|host| host.running.as_ref());
-            let mut leaders = running.filter(|r| r.node.this_node().roles.storage).map(|r| r.node.leader(shard));
+            let mut leaders = running.filter(|r| r.node.read_stale(shard).is_ok()).map(|r| r.node.leader(shard));
             let first = leaders.next()??;
             let leader = self.hosts.iter().position(|h| h.running.as_ref().is_some_and(|r| r.node.node_id() == first))?;
             leaders.all(|other| other == Some(first)).then_some(leader)
