@@ -2,7 +2,7 @@
 //!
 //! Queries have a runtime of their own, so that raft and heartbeats never queue behind them; its threads have large
 //! stacks, because planning recurses over the statement. A query stops within a batch's time of its deadline, of
-//! `KILL QUERY`, or of its asker going away.
+//! `KILL QUERY`, or of its asker going away ([`crate::stop`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -40,10 +40,11 @@ use crate::command::Command;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::plan_cache::PlanCache;
-use crate::running::{Running, Ticket};
+use crate::running::{Asked, Running, Ticket};
 use crate::scope::Scope;
 use crate::session::Sessions;
 use crate::sources::Sources;
+use crate::stop::Stop;
 use crate::{allowed, command, limits};
 
 /// Planning recurses over the statement; what `limits` lets through fits well into this.
@@ -237,22 +238,23 @@ impl Engine {
     pub async fn run(&self, database: &str, sql: &str, options: RunOptions) -> Result<Answer> {
         let engine = self.inner.clone();
         let (started, now) = (Instant::now(), (engine.options.clock)());
-        let ticket = engine.running.admit(database, sql, options.access.name(), now).inspect_err(|_| self.count_refused())?;
-        let id = ticket.id;
         let timeout = options.timeout.unwrap_or(engine.options.default_timeout).min(engine.options.max_timeout);
-        let scope = Scope::new(engine.cluster.clone(), database.into(), &options, ticket.figures.clone());
-        let question = Question { engine, scope: scope.clone(), sql: sql.to_owned(), options, now, timeout };
+        let asked = Asked { database, sql, token: options.access.name(), started: now, timeout };
+        let ticket = engine.running.admit(asked).inspect_err(|_| self.count_refused())?;
+        let (id, killed) = (ticket.id, ticket.killed.clone());
+        let scope = Scope::new(engine.cluster.clone(), database.into(), &options, &ticket);
+        let question = Question { engine, scope: scope.clone(), sql: sql.to_owned(), options, now };
         let (parts, receiver) = mpsc::channel(WAITING_BATCHES);
         let (ready, begun) = oneshot::channel();
         let span = tracing::info_span!("query", id, database);
         let driver = Task(self.handle().spawn(drive(question, ticket, ready, parts).instrument(span)));
         // The task keeps the deadline by itself, except while it plans, which it does in one go.
-        let schema = match tokio::time::timeout(timeout, begun).await {
+        let schema = match tokio::time::timeout_at(scope.stop.deadline().into(), begun).await {
             Ok(Ok(begun)) => begun?,
             Ok(Err(_)) => return Err(Error::Engine { message: "the query ended without an answer".to_owned() }),
             Err(_) => return Err(Error::Deadline { after: timeout }),
         };
-        Ok(Answer { id, schema, parts: receiver, scope, started, over: false, _driver: driver })
+        Ok(Answer { id, schema, parts: receiver, scope, killed, started, over: false, _driver: driver })
     }
 
     fn count_refused(&self) {
@@ -276,12 +278,11 @@ struct Question {
     sql: String,
     options: RunOptions,
     now: Timestamp,
-    timeout: Duration,
 }
 
 /// Begins the query, then passes its rows on until they end, the deadline passes, somebody kills it, or nobody wants it.
 async fn drive(question: Question, mut ticket: Ticket, ready: oneshot::Sender<Result<SchemaRef>>, parts: mpsc::Sender<Part>) {
-    let bound = Bound { id: ticket.id, at: tokio::time::Instant::now() + question.timeout, after: question.timeout };
+    let bound = Bound(ticket.stop.clone());
     let mut rows = match bound.run(&mut ticket, question.begin()).await.and_then(|begun| begun) {
         Ok(rows) => rows,
         Err(e) => {
@@ -334,18 +335,14 @@ fn log(e: &Error) {
 }
 
 /// Until when a query may run.
-struct Bound {
-    id: u64,
-    at: tokio::time::Instant,
-    after: Duration,
-}
+struct Bound(Arc<Stop>);
 
 impl Bound {
     async fn run<T>(&self, ticket: &mut Ticket, work: impl Future<Output = T>) -> Result<T> {
         tokio::select! {
             biased;
-            () = ticket.wait_killed() => Err(Error::Killed { id: self.id }),
-            done = tokio::time::timeout_at(self.at, work) => done.map_err(|_| Error::Deadline { after: self.after }),
+            () = ticket.wait_killed() => Err(self.0.killed()),
+            done = tokio::time::timeout_at(self.0.deadline().into(), work) => done.map_err(|_| self.0.overdue()),
         }
     }
 }

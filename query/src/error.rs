@@ -221,6 +221,8 @@ impl Error {
             Error::NoDatabase { name } => Error::NoDatabase { name: name.clone() },
             Error::OverMemory { message } => Error::OverMemory { message: message.clone() },
             Error::ShuttingDown => Error::ShuttingDown,
+            Error::Deadline { after } => Error::Deadline { after: *after },
+            Error::Killed { id } => Error::Killed { id: *id },
             other if other.kind() == ErrorKind::TryAgain => {
                 Error::Cluster(cluster::Error::Stopped { what: "a shard of this query".to_owned(), why: other.to_string() })
             }

@@ -366,12 +366,23 @@ fn streamed(first: Vec<u8>, receiver: mpsc::Receiver<Piece>, writer: Task<()>) -
                 figures(&summary, &mut trailers);
                 (Some(Ok(Frame::trailers(trailers))), None)
             }
-            Some(Piece::Failed(e)) => (broken(e.to_string()), None),
-            None => (broken("the answer broke off".to_owned()), None),
+            Some(Piece::Failed(e)) => {
+                sent_first().await;
+                (broken(e.to_string()), None)
+            }
+            None => {
+                sent_first().await;
+                (broken("the answer broke off".to_owned()), None)
+            }
         };
         frame.map(|frame| (frame, (None, receiver, rest)))
     });
     Body::new(StreamBody::new(frames))
+}
+
+/// Lets the connection send what it was given: it closes at an error, and must not do so before the head is sent.
+async fn sent_first() {
+    tokio::task::yield_now().await;
 }
 
 fn figures(summary: &Summary, headers: &mut HeaderMap) {

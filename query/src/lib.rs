@@ -11,10 +11,12 @@
 //! | `command`, `carry_out` | `FLUSH`, `CREATE DATABASE`, … : what was said; having it done |
 //! | `allowed` | may this plan run? (nothing that writes, nothing that touches the server's files) |
 //! | `session`, `catalog`, `scope` | DataFusion's settings; tables as SQL sees them; what the scans of one query share |
+//! | `sweep` | which scans can stop early when only the newest rows are wanted |
 //! | `table`, `prune`, `shard_scan` | filters in, shards and spans out; the leaf that reads one shard |
 //! | `latest`, `time_bucket` | the functions that DataFusion does not have |
 //! | `system_tables` | `system.shards`, `system.queries`, … |
 //! | `plan_cache` | plans of point questions, ready made |
+//! | `stop` | until when a query may run, asked by steps that do not yield |
 //! | `running` | queries under way and the last ones: bound, `KILL QUERY`, `system.queries` |
 //! | `formats` | rows to JSON, CSV, Arrow, Parquet, a drawn table |
 //! | [`http`] | the doors `/sql` and `/api/v3/query_sql` |
@@ -38,6 +40,8 @@ mod prune;
 mod running;
 mod scope;
 mod session;
+mod stop;
+mod sweep;
 mod shard_scan;
 mod system_tables;
 mod table;

@@ -13,6 +13,7 @@ use crate::Result;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::scope::Figures;
+use crate::stop::Stop;
 
 /// Ended queries that are remembered.
 const REMEMBERED: usize = 100;
@@ -34,6 +35,16 @@ struct State {
     ended: VecDeque<Seen>,
 }
 
+/// A query that wants to be let in.
+pub(crate) struct Asked<'a> {
+    pub database: &'a str,
+    pub sql: &'a str,
+    /// The asker's token's name; empty where there is none.
+    pub token: &'a str,
+    pub started: Timestamp,
+    pub timeout: Duration,
+}
+
 struct Entry {
     token: String,
     database: String,
@@ -41,6 +52,7 @@ struct Entry {
     started: Timestamp,
     clock: Instant,
     figures: Arc<Figures>,
+    stop: Arc<Stop>,
     kill: watch::Sender<bool>,
 }
 
@@ -82,7 +94,8 @@ impl Running {
     }
 
     /// Lets a query in, or says that there are too many; those without a token are bounded together only.
-    pub(crate) fn admit(self: &Arc<Running>, database: &str, sql: &str, token: &str, started: Timestamp) -> Result<Ticket> {
+    pub(crate) fn admit(self: &Arc<Running>, asked: Asked<'_>) -> Result<Ticket> {
+        let token = asked.token;
         let mut state = self.state.lock();
         if state.running.len() >= self.limit {
             return Err(Error::TooMany { limit: self.limit });
@@ -94,18 +107,27 @@ impl Running {
         let id = state.last_id;
         let figures = Arc::new(Figures::default());
         let (kill, killed) = watch::channel(false);
-        let token = token.to_owned();
-        let entry =
-            Entry { token, database: database.to_owned(), sql: cut(sql), started, clock: Instant::now(), figures: figures.clone(), kill };
+        let stop = Stop::after(id, asked.timeout);
+        let entry = Entry {
+            token: token.to_owned(),
+            database: asked.database.to_owned(),
+            sql: cut(asked.sql),
+            started: asked.started,
+            clock: Instant::now(),
+            figures: figures.clone(),
+            stop: stop.clone(),
+            kill,
+        };
         state.running.insert(id, entry);
         self.metrics.running.inc();
-        Ok(Ticket { id, figures, killed, running: self.clone(), outcome: None })
+        Ok(Ticket { id, figures, stop, killed, running: self.clone(), outcome: None })
     }
 
     /// Tells a running query to end.
     pub(crate) fn kill(&self, id: u64) -> Result<()> {
         match self.state.lock().running.get(&id) {
             Some(entry) => {
+                entry.stop.kill();
                 entry.kill.send_replace(true);
                 Ok(())
             }
@@ -133,6 +155,7 @@ fn cut(sql: &str) -> String {
 pub(crate) struct Ticket {
     pub id: u64,
     pub figures: Arc<Figures>,
+    pub stop: Arc<Stop>,
     pub killed: watch::Receiver<bool>,
     running: Arc<Running>,
     outcome: Option<Result<(), String>>,
@@ -156,6 +179,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.running.state.lock();
         let Some(entry) = state.running.remove(&self.id) else { return };
+        entry.stop.abandon();
         let (end, error) = match self.outcome.take() {
             Some(Ok(())) => ("done", None),
             Some(Err(e)) => ("failed", Some(e)),

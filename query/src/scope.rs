@@ -19,6 +19,8 @@ use tokio::sync::OnceCell;
 
 use crate::engine::{Partial, RunOptions, Shortcuts};
 use crate::error::Error;
+use crate::running::Ticket;
+use crate::stop::Stop;
 
 /// Counted while a query runs, read by its answer, `system.queries` and the metrics.
 #[derive(Debug, Default)]
@@ -46,12 +48,14 @@ pub(crate) struct Scope {
     pub shortcuts: Shortcuts,
     pub partial: Partial,
     pub figures: Arc<Figures>,
+    /// When it must end.
+    pub stop: Arc<Stop>,
     views: Mutex<BTreeMap<ShardId, Arc<OnceCell<Arc<View>>>>>,
     missing: Mutex<BTreeSet<ShardId>>,
 }
 
 impl Scope {
-    pub(crate) fn new(cluster: Arc<Cluster>, database: Arc<str>, options: &RunOptions, figures: Arc<Figures>) -> Arc<Scope> {
+    pub(crate) fn new(cluster: Arc<Cluster>, database: Arc<str>, options: &RunOptions, ticket: &Ticket) -> Arc<Scope> {
         let only = options.access.only_database().cloned();
         let mut catalog = cluster.catalog();
         if let Some(only) = &only {
@@ -66,7 +70,8 @@ impl Scope {
             database,
             shortcuts,
             partial,
-            figures,
+            figures: ticket.figures.clone(),
+            stop: ticket.stop.clone(),
             views: Mutex::default(),
             missing: Mutex::default(),
         })

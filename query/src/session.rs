@@ -5,12 +5,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use chrono::DateTime;
 use datafusion::execution::config::SessionConfig;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::catalog::Session;
+use datafusion::common::Result;
+use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use model::Timestamp;
 use parking_lot::Mutex;
 
@@ -18,6 +24,8 @@ use crate::catalog::{CATALOG, Catalogs};
 use crate::engine::{Inner, Shortcuts};
 use crate::latest::Latest;
 use crate::scope::Scope;
+use crate::stop::stoppable;
+use crate::sweep::sweeping;
 use crate::time_bucket::TimeBucket;
 
 /// Sessions kept ready; a node with more databases makes them anew.
@@ -81,12 +89,34 @@ impl Sessions {
             options.optimizer.enable_topk_aggregation = false;
             options.optimizer.repartition_aggregations = false;
         }
-        let mut state = SessionStateBuilder::new().with_config(config).with_runtime_env(self.env.clone()).with_default_features().build();
+        let mut state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(self.env.clone())
+            .with_default_features()
+            .with_query_planner(Arc::new(Planner))
+            .build();
         let bucket = Arc::new(ScalarUDF::new_from_impl(TimeBucket::new()));
         datafusion::execution::FunctionRegistry::register_udf(&mut state, bucket).expect("a fresh session takes functions");
         for name in ["latest", "LATEST", "Latest"] {
             state.register_udtf(name, Arc::new(Latest));
         }
         state
+    }
+}
+
+/// DataFusion's planner, and what our plans have besides.
+#[derive(Debug)]
+struct Planner;
+
+#[async_trait]
+impl QueryPlanner for Planner {
+    async fn create_physical_plan(&self, logical: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = DefaultPhysicalPlanner::default().create_physical_plan(logical, session).await?;
+        let scope = Scope::of(session.config())?;
+        let plan = match scope.shortcuts {
+            Shortcuts::On => sweeping(plan)?,
+            Shortcuts::Off => plan,
+        };
+        stoppable(plan, &scope.stop)
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,20 +15,23 @@ use cluster::Cluster;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr_common::physical_expr::is_dynamic_physical_expr;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream::{self, TryStreamExt};
 use model::{ShardId, TableSchema, Timestamp};
-use storage::scan::Rows;
+use storage::scan::{Rows, Sweep};
 use storage::{ScanColumn, ScanRequest, View};
 use tokio::task::JoinHandle;
 
@@ -35,6 +39,7 @@ use crate::engine::Shortcuts;
 use crate::error::Error;
 use crate::latest;
 use crate::scope::Scope;
+use crate::sweep::Wanted;
 use crate::table::Which;
 
 /// Batches that one visit to a blocking thread reads; the first visit reads one, so that a short answer is quick.
@@ -52,6 +57,10 @@ pub(crate) struct ShardScanExec {
     /// An upper bound of each shard's rows, where it could be told.
     rows: Vec<Option<u64>>,
     limit: Option<usize>,
+    /// From which end of time the rows are read, if not in order of tags and time.
+    sweep: Option<Sweep>,
+    /// What the steps above can still use; only a sweep asks.
+    wanted: Wanted,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -90,6 +99,8 @@ impl ShardScanExec {
             shards,
             rows,
             limit: None,
+            sweep: None,
+            wanted: Wanted::default(),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
@@ -99,6 +110,18 @@ impl ShardScanExec {
     pub(crate) fn with_limit(mut self, limit: Option<usize>) -> ShardScanExec {
         self.limit = limit;
         self
+    }
+
+    /// The scan span by span from one end of time, if that can save anything and `column` is its time. It keeps its
+    /// declared order, which it does not have any more: only for readers that do not care.
+    pub(crate) fn sweeping(&self, column: usize, sweep: Sweep) -> Option<ShardScanExec> {
+        let time = self.time_column()?;
+        (column == time && self.which == Which::Every && self.wanted.looks_at(time))
+            .then(|| ShardScanExec { sweep: Some(sweep), ..self.clone() })
+    }
+
+    fn time_column(&self) -> Option<usize> {
+        self.request.projection.iter().position(|c| *c == ScanColumn::Time)
     }
 }
 
@@ -164,6 +187,24 @@ impl ExecutionPlan for ShardScanExec {
         Ok(Arc::new(statistics))
     }
 
+    /// Notes the filters that change while the query runs; the rows that they leave out stay in the answer.
+    fn handle_child_pushdown_result(
+        &self,
+        phase: FilterPushdownPhase,
+        filters: ChildPushdownResult,
+        _config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let changing: Vec<_> =
+            filters.parent_filters.iter().map(|f| f.filter.clone()).filter(|f| is_dynamic_physical_expr(f)).collect();
+        let answer = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]);
+        Ok(match phase {
+            FilterPushdownPhase::Post if !changing.is_empty() => {
+                answer.with_updated_node(Arc::new(ShardScanExec { wanted: Wanted::new(changing), ..self.clone() }))
+            }
+            _ => answer,
+        })
+    }
+
     fn supports_limit_pushdown(&self) -> bool {
         false
     }
@@ -183,6 +224,7 @@ impl ExecutionPlan for ShardScanExec {
             shard: self.shards[partition],
             which: self.which,
             request: self.request.clone(),
+            sweep: self.sweep.zip(self.time_column()).map(|(sweep, time)| (sweep, time, self.wanted.clone())),
             left: self.limit.unwrap_or(usize::MAX),
             baseline: BaselineMetrics::new(&self.metrics, partition),
             scanned: MetricBuilder::new(&self.metrics).counter("rows_scanned", partition),
@@ -209,6 +251,11 @@ impl DisplayAs for ShardScanExec {
         }
         for tag in &self.request.tags {
             write!(f, ", {}", tag_values(&self.request.table, tag))?;
+        }
+        match self.sweep {
+            Some(Sweep::Newest) => write!(f, ", newest first")?,
+            Some(Sweep::Oldest) => write!(f, ", oldest first")?,
+            None => {}
         }
         match self.limit {
             Some(limit) => write!(f, ", limit={limit}"),
@@ -254,6 +301,8 @@ struct Read {
     shard: ShardId,
     which: Which,
     request: ScanRequest,
+    /// From which end of time, where the time stands among the columns, which times are still wanted.
+    sweep: Option<(Sweep, usize, Wanted)>,
     left: usize,
     baseline: BaselineMetrics,
     scanned: Count,
@@ -266,12 +315,19 @@ impl Read {
         let stopped = Arc::new(AtomicBool::new(false));
         let pull = view.map(|view| {
             let (which, shortcuts, request, stopped) = (self.which, self.scope.shortcuts, self.request.clone(), stopped.clone());
-            tokio::task::spawn_blocking(move || match open(&view, which, shortcuts, &request) {
-                Ok(rows) => pull(rows, 1, &stopped),
-                Err(e) => Pulled { batches: VecDeque::new(), rest: Rest::Failed(e) },
+            let sweep = self.sweep.clone();
+            tokio::task::spawn_blocking(move || {
+                let opened = match sweep {
+                    None => open(&view, which, shortcuts, &request),
+                    Some((sweep, time, wanted)) => spans(view, request, sweep, time, wanted),
+                };
+                match opened {
+                    Ok(rows) => pull(rows, 1, &stopped),
+                    Err(e) => Pulled { batches: VecDeque::new(), rest: Rest::Failed(e) },
+                }
             })
         });
-        let reading = Reading { read: self, ready: VecDeque::new(), pull, stopped };
+        let reading = Reading { read: self, ready: VecDeque::new(), pull, paused: None, stopped };
         Ok(stream::try_unfold(reading, |mut reading| async move {
             let batch = reading.next().await?;
             Ok(batch.map(|batch| (batch, reading)))
@@ -284,6 +340,21 @@ fn open(view: &View, which: Which, shortcuts: Shortcuts, request: &ScanRequest) 
         Which::Every => view.scan(request),
         Which::Latest => latest::rows(view, shortcuts, request),
     }
+}
+
+/// The rows of one span after the other, without the spans that nobody wants by the time they are reached.
+fn spans(view: Arc<View>, request: ScanRequest, sweep: Sweep, time: usize, wanted: Wanted) -> storage::Result<Rows> {
+    let spans = view.spans(&request, sweep)?;
+    let scan = move |span: RangeInclusive<i64>| {
+        // A filter that cannot be looked at bounds nothing.
+        let wanted = wanted.times(time).unwrap_or(i64::MIN..=i64::MAX);
+        let times = *span.start().max(wanted.start())..=*span.end().min(wanted.end());
+        match times.is_empty() {
+            true => Ok(Box::new(std::iter::empty()) as Rows),
+            false => view.scan(&ScanRequest { times, ..request.clone() }),
+        }
+    };
+    Ok(Box::new(spans.into_iter().flat_map(move |span| scan(span).unwrap_or_else(|e| Box::new(std::iter::once(Err(e)))))))
 }
 
 /// What one visit to a blocking thread brought.
@@ -316,6 +387,8 @@ struct Reading {
     read: Read,
     ready: VecDeque<RecordBatch>,
     pull: Option<JoinHandle<Pulled>>,
+    /// What is left of a sweep, while the steps above look at what they got: it may be all they want.
+    paused: Option<Rows>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -325,20 +398,26 @@ impl Reading {
             if let Some(batch) = self.ready.pop_front() {
                 return Ok(Some(self.give(batch)));
             }
+            if let Some(rows) = self.paused.take() {
+                self.pull(rows, 1);
+            }
             let Some(pulling) = self.pull.take() else { break };
             let pulled = pulling.await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?;
             self.ready = pulled.batches;
             match pulled.rest {
                 Rest::End => {}
                 Rest::Failed(e) => return Err(Error::from(e).inside()),
-                Rest::More(rows) => {
-                    let stopped = self.stopped.clone();
-                    self.pull = Some(tokio::task::spawn_blocking(move || pull(rows, BATCHES_PER_PULL, &stopped)));
-                }
+                Rest::More(rows) if self.read.sweep.is_some() => self.paused = Some(rows),
+                Rest::More(rows) => self.pull(rows, BATCHES_PER_PULL),
             }
         }
         self.read.baseline.done();
         Ok(None)
+    }
+
+    fn pull(&mut self, rows: Rows, n: usize) {
+        let stopped = self.stopped.clone();
+        self.pull = Some(tokio::task::spawn_blocking(move || pull(rows, n, &stopped)));
     }
 
     fn give(&mut self, batch: RecordBatch) -> RecordBatch {
