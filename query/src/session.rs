@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::DateTime;
-use datafusion::execution::config::SessionConfig;
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::catalog::Session;
 use datafusion::common::Result;
+use datafusion::execution::config::SessionConfig;
 use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use model::Timestamp;
@@ -25,7 +27,7 @@ use crate::engine::{Inner, Shortcuts};
 use crate::latest::Latest;
 use crate::scope::Scope;
 use crate::stop::stoppable;
-use crate::sweep::sweeping;
+use crate::sweep::Sweeping;
 use crate::time_bucket::TimeBucket;
 
 /// Sessions kept ready; a node with more databases makes them anew.
@@ -94,6 +96,7 @@ impl Sessions {
             .with_runtime_env(self.env.clone())
             .with_default_features()
             .with_query_planner(Arc::new(Planner))
+            .with_physical_optimizer_rules(rules(shortcuts))
             .build();
         let bucket = Arc::new(ScalarUDF::new_from_impl(TimeBucket::new()));
         datafusion::execution::FunctionRegistry::register_udf(&mut state, bucket).expect("a fresh session takes functions");
@@ -104,6 +107,16 @@ impl Sessions {
     }
 }
 
+/// DataFusion's rules for plans, and ours among them.
+fn rules(shortcuts: Shortcuts) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    if shortcuts == Shortcuts::On {
+        let place = rules.iter().position(|r| r.name() == "PushdownSort").expect("DataFusion has this rule");
+        rules.insert(place + 1, Arc::new(Sweeping));
+    }
+    rules
+}
+
 /// DataFusion's planner, and what our plans have besides.
 #[derive(Debug)]
 struct Planner;
@@ -112,11 +125,6 @@ struct Planner;
 impl QueryPlanner for Planner {
     async fn create_physical_plan(&self, logical: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(logical, session).await?;
-        let scope = Scope::of(session.config())?;
-        let plan = match scope.shortcuts {
-            Shortcuts::On => sweeping(plan)?,
-            Shortcuts::Off => plan,
-        };
-        stoppable(plan, &scope.stop)
+        stoppable(plan, &Scope::of(session.config())?.stop)
     }
 }

@@ -20,9 +20,8 @@ use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{Column, DynamicFilterTracking};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_expr_common::physical_expr::is_dynamic_physical_expr;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
@@ -112,17 +111,30 @@ impl ShardScanExec {
         self
     }
 
-    /// The scan span by span from one end of time, if that can save anything and `column` is its time. It keeps its
-    /// declared order, which it does not have any more: only for readers that do not care.
+    /// The scan span by span from one end of time, in no other order, if `column` is its time. It does so only once it
+    /// knows of a filter that can make it end early.
     pub(crate) fn sweeping(&self, column: usize, sweep: Sweep) -> Option<ShardScanExec> {
-        let time = self.time_column()?;
-        (column == time && self.which == Which::Every && self.wanted.looks_at(time))
-            .then(|| ShardScanExec { sweep: Some(sweep), ..self.clone() })
+        if self.which != Which::Every || self.time_column() != Some(column) {
+            return None;
+        }
+        let properties = PlanProperties::clone(&self.properties).with_eq_properties(EquivalenceProperties::new(self.schema()));
+        Some(ShardScanExec { sweep: Some(sweep), properties: Arc::new(properties), ..self.clone() })
+    }
+
+    /// From which end of time to read, where the time stands among the columns, which times are wanted.
+    fn sweep(&self) -> Option<(Sweep, usize, Wanted)> {
+        let (sweep, time) = (self.sweep?, self.time_column()?);
+        self.wanted.looks_at(time).then(|| (sweep, time, self.wanted.clone()))
     }
 
     fn time_column(&self) -> Option<usize> {
         self.request.projection.iter().position(|c| *c == ScanColumn::Time)
     }
+}
+
+/// Whether a filter changes while the query runs.
+fn changes(filter: &Arc<dyn PhysicalExpr>) -> bool {
+    DynamicFilterTracking::classify(filter).contains_dynamic_filter()
 }
 
 /// Where a scan's shards are, in the words of EXPLAIN.
@@ -194,8 +206,7 @@ impl ExecutionPlan for ShardScanExec {
         filters: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let changing: Vec<_> =
-            filters.parent_filters.iter().map(|f| f.filter.clone()).filter(|f| is_dynamic_physical_expr(f)).collect();
+        let changing: Vec<_> = filters.parent_filters.iter().map(|f| f.filter.clone()).filter(changes).collect();
         let answer = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]);
         Ok(match phase {
             FilterPushdownPhase::Post if !changing.is_empty() => {
@@ -224,7 +235,7 @@ impl ExecutionPlan for ShardScanExec {
             shard: self.shards[partition],
             which: self.which,
             request: self.request.clone(),
-            sweep: self.sweep.zip(self.time_column()).map(|(sweep, time)| (sweep, time, self.wanted.clone())),
+            sweep: self.sweep(),
             left: self.limit.unwrap_or(usize::MAX),
             baseline: BaselineMetrics::new(&self.metrics, partition),
             scanned: MetricBuilder::new(&self.metrics).counter("rows_scanned", partition),
@@ -252,7 +263,7 @@ impl DisplayAs for ShardScanExec {
         for tag in &self.request.tags {
             write!(f, ", {}", tag_values(&self.request.table, tag))?;
         }
-        match self.sweep {
+        match self.sweep().map(|(sweep, ..)| sweep) {
             Some(Sweep::Newest) => write!(f, ", newest first")?,
             Some(Sweep::Oldest) => write!(f, ", oldest first")?,
             None => {}

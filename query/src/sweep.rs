@@ -1,7 +1,7 @@
 //! `ORDER BY time DESC LIMIT n` and `max(time)` without reading all history.
 //!
 //! DataFusion's TopK tells the scans below it, through a filter that changes while it runs, which times can still be
-//! among its rows. [`sweeping`] finds scans whose reader does not care about their order and has them read time span by
+//! among its rows. [`Sweeping`] finds scans whose reader does not care about their order and has them read time span by
 //! time span from the wanted end ([`storage::scan::Sweep`]); before each span [`Wanted`] asks the filter whether anything of it can
 //! still count. Time prunes below the merge, nothing else does (DESIGN rule 1). A filter that is not understood
 //! prunes nothing.
@@ -9,6 +9,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::Operator;
@@ -16,30 +17,47 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, IsNullExpr, Literal};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr_common::physical_expr::snapshot_physical_expr;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, Partitioning, ReplaceChildrenOptions};
 use storage::scan::Sweep;
 
 use crate::shard_scan::ShardScanExec;
 
-/// The plan with scans that sweep where their reader stops early.
-pub(crate) fn sweeping(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = plan.transform_up(|step| {
-        let Some((column, sweep)) = wanted_end(&step) else { return Ok(Transformed::no(step)) };
-        let input = step.children()[0].clone();
-        match swept(&input, column, sweep)? {
-            // The scan's properties stay as they are, so that every step above keeps its link to the filter.
-            Some(input) => Ok(Transformed::yes(step.with_new_children(vec![input])?)),
-            None => Ok(Transformed::no(step)),
-        }
-    })?;
-    Ok(plan.data)
+/// The optimizer rule. It must run before DataFusion links changing filters to the scans, which a change of the plan would cut.
+#[derive(Debug)]
+pub(crate) struct Sweeping;
+
+impl PhysicalOptimizerRule for Sweeping {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.transform_up(|step| {
+            let Some((column, sweep)) = wanted_end(&step) else { return Ok(Transformed::no(step)) };
+            let input = step.children()[0].clone();
+            match swept(&input, column, sweep)? {
+                Some(input) => with_input(step, input).map(Transformed::yes),
+                None => Ok(Transformed::no(step)),
+            }
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "Sweeping"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn with_input(step: Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    step.replace_children(vec![input], ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
 /// The input column whose first or last values are all that a step wants, and which.
@@ -76,18 +94,20 @@ fn swept(step: &Arc<dyn ExecutionPlan>, column: usize, sweep: Sweep) -> Result<O
         }
     } else if let Some(filter) = step.downcast_ref::<FilterExec>() {
         filter.projection().as_ref().map_or(column, |p| p[column])
-    } else if step.downcast_ref::<RepartitionExec>().is_some_and(|r| !r.preserve_order())
-        || step.is::<CooperativeExec>()
-        || step.downcast_ref::<CoalescePartitionsExec>().is_some_and(|c| c.fetch().is_none())
-    {
+    } else if step.downcast_ref::<RepartitionExec>().is_some_and(|r| matches!(r.partitioning(), Partitioning::RoundRobinBatch(_))) {
+        // It would read ahead of a reader who may have enough.
+        return swept(step.children()[0], column, sweep);
+    } else if step.is::<CooperativeExec>() || step.downcast_ref::<CoalescePartitionsExec>().is_some_and(|c| c.fetch().is_none()) {
         column
     } else {
         return Ok(None);
     };
-    match swept(step.children()[0], column, sweep)? {
-        Some(input) => step.clone().with_new_children(vec![input]).map(Some),
-        None => Ok(None),
-    }
+    let Some(input) = swept(step.children()[0], column, sweep)? else { return Ok(None) };
+    Ok(Some(match step.downcast_ref::<FilterExec>() {
+        // It gives what passed at once, instead of waiting for a whole batch of it.
+        Some(filter) => Arc::new(FilterExecBuilder::from(filter).with_input(input).with_batch_size(1).build()?),
+        None => with_input(step.clone(), input)?,
+    }))
 }
 
 /// Which times the steps above a scan can still use.
@@ -100,10 +120,6 @@ pub(crate) struct Wanted {
 impl Wanted {
     pub(crate) fn new(filters: Vec<Arc<dyn PhysicalExpr>>) -> Wanted {
         Wanted { filters }
-    }
-
-    pub(crate) fn filters(&self) -> &[Arc<dyn PhysicalExpr>] {
-        &self.filters
     }
 
     /// Whether a filter looks at the column, so that it may leave out times some day.
