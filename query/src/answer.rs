@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::Result;
+use crate::engine::Abandon;
 use crate::error::Error;
 use crate::scope::Scope;
 use crate::stop::Stop;
@@ -46,6 +47,7 @@ pub struct Answer {
     pub(crate) killed: watch::Receiver<bool>,
     pub(crate) started: Instant,
     pub(crate) over: bool,
+    pub(crate) _abandoned: Abandon,
     pub(crate) _driver: Task<()>,
 }
 
@@ -60,6 +62,8 @@ pub struct Summary {
     pub shards: u64,
     /// Shards left out, as the query allowed.
     pub missing: Vec<ShardId>,
+    /// How old the oldest thing is that was read, where `consistency=stale` was asked for.
+    pub lag: Option<Duration>,
     /// Since it was admitted.
     pub elapsed: Duration,
 }
@@ -68,6 +72,10 @@ impl Answer {
     /// The query's number, as in `system.queries`.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
     }
 
     /// The columns.
@@ -118,20 +126,14 @@ impl Answer {
             rows_scanned: figures.rows_scanned.load(Ordering::Relaxed),
             shards: figures.shards.load(Ordering::Relaxed),
             missing: self.scope.missing(),
+            lag: self.scope.lag(),
             elapsed: self.started.elapsed(),
         }
     }
 }
 
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // The task is ended when it yields; a step that does not asks this.
-        self.scope.stop.abandon();
-    }
-}
-
 /// Returns when the query should have ended by itself and has not.
-async fn overdue(stop: &Stop, killed: &mut watch::Receiver<bool>) -> Error {
+pub(crate) async fn overdue(stop: &Stop, killed: &mut watch::Receiver<bool>) -> Error {
     let was_killed = async {
         if killed.wait_for(|killed| *killed).await.is_err() {
             std::future::pending::<()>().await;

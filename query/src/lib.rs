@@ -5,7 +5,9 @@
 //!
 //! | file | answers |
 //! |---|---|
-//! | [`engine`] | the journey of one query, and what bounds it: memory, disk, time, number |
+//! | [`engine`] | what bounds queries: memory, disk, time, number; their threads |
+//! | `run` | the journey of one statement, begun anew where that can help |
+//! | `distribute`, `told` | queries over several nodes; errors on their way between them |
 //! | [`answer`] | rows on their way to the one who asked |
 //! | `limits` | is this text small and flat enough to be planned? |
 //! | `command`, `carry_out` | `FLUSH`, `CREATE DATABASE`, … : what was said; having it done |
@@ -32,11 +34,13 @@ mod allowed;
 mod carry_out;
 mod catalog;
 mod command;
+mod distribute;
 mod formats;
 mod latest;
 mod limits;
 mod plan_cache;
 mod prune;
+mod run;
 mod running;
 mod scope;
 mod session;
@@ -46,9 +50,11 @@ mod sweep;
 mod system_tables;
 mod table;
 mod time_bucket;
+mod told;
 
 pub use answer::Answer;
-pub use engine::{Engine, Parameter, Partial, QueryOptions, RunOptions, Shortcuts, Verbs};
+pub use distribute::PeerService;
+pub use engine::{Consistency, Engine, Parameter, Partial, QueryOptions, RunOptions, Shortcuts, Verbs};
 pub use error::Error;
 pub use formats::Format;
 pub use metrics::Metrics;

@@ -1,5 +1,6 @@
 //! Queries under way and the last that ended: their bound, `KILL QUERY`, `system.queries`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use model::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::Result;
@@ -57,12 +59,12 @@ struct Entry {
 }
 
 /// One line of `system.queries`.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub id: u64,
     pub database: String,
     pub sql: String,
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     pub started: Timestamp,
     pub elapsed: Duration,
     pub rows: u64,
@@ -77,7 +79,7 @@ impl Entry {
             id,
             database: self.database.clone(),
             sql: self.sql.clone(),
-            state,
+            state: state.into(),
             started: self.started,
             elapsed: self.clock.elapsed(),
             rows: self.figures.rows_answered.load(Ordering::Relaxed),
@@ -89,8 +91,9 @@ impl Entry {
 }
 
 impl Running {
-    pub(crate) fn new(limit: usize, limit_per_token: usize, metrics: Metrics) -> Arc<Running> {
-        Arc::new(Running { limit, limit_per_token, metrics, state: Mutex::default() })
+    pub(crate) fn new(after: u64, limit: usize, limit_per_token: usize, metrics: Metrics) -> Arc<Running> {
+        let state = State { last_id: after, ..State::default() };
+        Arc::new(Running { limit, limit_per_token, metrics, state: Mutex::new(state) })
     }
 
     /// Lets a query in, or says that there are too many; those without a token are bounded together only.

@@ -14,7 +14,7 @@ use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
@@ -28,7 +28,7 @@ use crate::latest::Latest;
 use crate::scope::Scope;
 use crate::stop::stoppable;
 use crate::sweep::Sweeping;
-use crate::time_bucket::TimeBucket;
+use crate::time_bucket;
 
 /// Sessions kept ready; a node with more databases makes them anew.
 const KEPT: usize = 64;
@@ -37,13 +37,15 @@ const KEPT: usize = 64;
 pub(crate) struct Sessions {
     env: Arc<RuntimeEnv>,
     threads: usize,
+    /// Whether plans may run on several nodes.
+    spreads: bool,
     bare: SessionConfig,
     made: Mutex<HashMap<(Arc<str>, Shortcuts), SessionState>>,
 }
 
 impl Sessions {
-    pub(crate) fn new(env: Arc<RuntimeEnv>, threads: usize) -> Sessions {
-        Sessions { env, threads, bare: SessionConfig::new().with_target_partitions(threads), made: Mutex::default() }
+    pub(crate) fn new(env: Arc<RuntimeEnv>, threads: usize, spreads: bool) -> Sessions {
+        Sessions { env, threads, spreads, bare: SessionConfig::new().with_target_partitions(threads), made: Mutex::default() }
     }
 
     /// The session of one query.
@@ -85,6 +87,10 @@ impl Sessions {
         let options = config.options_mut();
         options.sql_parser.enable_ident_normalization = false;
         options.sql_parser.collect_spans = true;
+        if self.spreads {
+            // A subquery that is a step beside the plan cannot be cut into stages.
+            options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        }
         if shortcuts == Shortcuts::Off {
             options.optimizer.enable_dynamic_filter_pushdown = false;
             options.optimizer.enable_sort_pushdown = false;
@@ -98,8 +104,7 @@ impl Sessions {
             .with_query_planner(Arc::new(Planner))
             .with_physical_optimizer_rules(rules(shortcuts))
             .build();
-        let bucket = Arc::new(ScalarUDF::new_from_impl(TimeBucket::new()));
-        datafusion::execution::FunctionRegistry::register_udf(&mut state, bucket).expect("a fresh session takes functions");
+        time_bucket::register(&mut state);
         for name in ["latest", "LATEST", "Latest"] {
             state.register_udtf(name, Arc::new(Latest));
         }

@@ -57,6 +57,11 @@ impl Stop {
         self.at
     }
 
+    /// How long it may still run.
+    pub(crate) fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
     /// The error of a query that is past its deadline.
     pub(crate) fn overdue(&self) -> Error {
         Error::Deadline { after: self.after }

@@ -122,6 +122,10 @@ impl Wanted {
         Wanted { filters }
     }
 
+    pub(crate) fn filters(&self) -> &[Arc<dyn PhysicalExpr>] {
+        &self.filters
+    }
+
     /// Whether a filter looks at the column, so that it may leave out times some day.
     pub(crate) fn looks_at(&self, column: usize) -> bool {
         self.filters.iter().any(|f| collect_columns(f).iter().any(|c| c.index() == column))

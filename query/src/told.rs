@@ -2,7 +2,7 @@
 //!
 //! DataFusion carries its errors between nodes as text. Ours keep their kind and their nouns in it: a mark, then JSON.
 
-use model::{ErrorKind, ShardId};
+use model::{ErrorKind, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -17,6 +17,8 @@ pub(crate) struct Told {
     message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<ShardId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +60,8 @@ impl Told {
             Error::OverMemory { message } | Error::Engine { message } => message.clone(),
             other => other.to_string(),
         };
-        Told { kind, message, shard }
+        let node = if let Error::Lost { node, .. } = e { *node } else { None };
+        Told { kind, message, shard, node }
     }
 
     /// The error on this side.
@@ -72,7 +75,7 @@ impl Told {
             Kind::Broken => Error::Engine { message },
             Kind::Elsewhere => Error::Elsewhere { shard: self.shard.unwrap_or(ShardId(0)), why: message },
             Kind::StaleSchema => Error::StaleSchema { message },
-            Kind::Lost => Error::Lost { why: message },
+            Kind::Lost => Error::Lost { node: self.node, why: message },
             Kind::Ended => Error::Ended { why: message },
         }
     }
@@ -99,7 +102,7 @@ mod tests {
             Error::NoDatabase { name: "x \"y\"".to_owned() },
             Error::Elsewhere { shard: ShardId(7), why: "led by another".to_owned() },
             Error::StaleSchema { message: "old".to_owned() },
-            Error::Lost { why: "node s1 was lost".to_owned() },
+            Error::Lost { node: Some(NodeId(3)), why: "node s1 was lost".to_owned() },
             Error::sql("no such column"),
         ] {
             let told = Told::of(&e);

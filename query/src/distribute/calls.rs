@@ -55,7 +55,7 @@ pub(crate) fn name_of(cluster: &Cluster, node: NodeId) -> String {
 
 /// An error that says which node was lost.
 pub(crate) fn lost(cluster: &Cluster, node: NodeId, why: &dyn std::fmt::Display) -> Error {
-    Error::Lost { why: format!("{} was lost: {why}", name_of(cluster, node)) }
+    Error::Lost { node: Some(node), why: format!("{} was lost: {why}", name_of(cluster, node)) }
 }
 
 async fn post(scope: &Scope, node: NodeId, lane: Lane, path: &str, body: Bytes) -> Result<Response<Incoming>> {
@@ -85,7 +85,7 @@ pub(crate) async fn scan(scope: Arc<Scope>, node: NodeId, leaf: Leaf) -> Result<
     scope.visit(node).await?;
     let leaf = serde_json::to_vec(&leaf).expect("writing to memory");
     let response = post(&scope, node, Lane::Plans, SCAN, leaf.into()).await?;
-    let arriving = Arriving::new(name_of(&scope.cluster, node), response.into_body());
+    let arriving = Arriving::new(node, name_of(&scope.cluster, node), response.into_body());
     Ok(rows::stream(arriving, Arc::new(move |end| scope.aged(end.lag_ms))))
 }
 
@@ -93,7 +93,7 @@ pub(crate) async fn scan(scope: Arc<Scope>, node: NodeId, leaf: Leaf) -> Result<
 pub(crate) async fn run(scope: Arc<Scope>, node: NodeId, statement: &Statement) -> Result<(SchemaRef, Batches)> {
     let statement = serde_json::to_vec(statement).expect("writing to memory");
     let response = post(&scope, node, Lane::Asks, RUN, statement.into()).await?;
-    let mut arriving = Arriving::new(name_of(&scope.cluster, node), response.into_body());
+    let mut arriving = Arriving::new(node, name_of(&scope.cluster, node), response.into_body());
     let schema = arriving.schema().await?;
     let end = move |end: &rows::End| {
         scope.aged(end.lag_ms);

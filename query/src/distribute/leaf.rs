@@ -85,7 +85,9 @@ impl Leaf {
     pub(crate) fn parts(self, scope: &Scope, wanted: Wanted) -> std::result::Result<ScanParts, Error> {
         let catalog = scope.cluster.catalog();
         let table = catalog.databases.values().flat_map(|d| d.tables.values()).find(|t| t.id == self.table);
-        let stale = |why: &str| Error::StaleSchema { message: format!("table {} was planned with schema version {}, {why}", self.name, self.schema_version) };
+        let stale = |why: &str| Error::StaleSchema {
+            message: format!("table {} was planned with schema version {}, {why}", self.name, self.schema_version),
+        };
         let table = table.ok_or_else(|| stale("and is not known here"))?.clone();
         if table.version < self.schema_version {
             return Err(stale(&format!("the reading node knows version {} only", table.version)));
@@ -94,7 +96,8 @@ impl Leaf {
             return Err(stale(&format!("the reading node knows more tags in version {}", table.version)));
         }
         let projection: Vec<ScanColumn> = self.columns.into_iter().map(|c| c.map_or(ScanColumn::Time, ScanColumn::Column)).collect();
-        let schema = schema_of(&table, &projection).ok_or_else(|| Error::Engine { message: format!("a peer asks for columns that table {} lacks", self.name) })?;
+        let schema = schema_of(&table, &projection)
+            .ok_or_else(|| Error::Engine { message: format!("a peer asks for columns that table {} lacks", self.name) })?;
         if self.partitions < self.shards.len() {
             return Err(Error::Engine { message: "a peer's scan has more shards than partitions".to_owned() });
         }
@@ -165,7 +168,12 @@ impl PhysicalExtensionCodec for Codec {
         Ok(())
     }
 
-    fn try_encode_expr(&self, expression: &Arc<dyn PhysicalExpr>, _bytes: &mut Vec<u8>, _context: &PhysicalExprEncodeCtx<'_>) -> Result<()> {
+    fn try_encode_expr(
+        &self,
+        expression: &Arc<dyn PhysicalExpr>,
+        _bytes: &mut Vec<u8>,
+        _context: &PhysicalExprEncodeCtx<'_>,
+    ) -> Result<()> {
         match expression.is::<Checked>() {
             true => Ok(()),
             false => Err(DataFusionError::NotImplemented(format!("{expression} cannot be sent to another node"))),

@@ -28,5 +28,7 @@ pub(crate) mod rows;
 pub(crate) mod spread;
 pub(crate) mod visits;
 
+pub(crate) use datafusion_distributed::Worker;
 pub use door::PeerService;
-pub(crate) use placement::Placement;
+pub(crate) use placement::{Course, Placement};
+pub(crate) use spread::{explained, gathered, spread, worker};

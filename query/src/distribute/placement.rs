@@ -6,6 +6,9 @@ use std::sync::Arc;
 use cluster::{Cluster, NodeState};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use futures::future::join_all;
 use model::{NodeId, ShardId};
 
 use crate::engine::Consistency;
@@ -15,6 +18,10 @@ use crate::shard_scan::ShardScanExec;
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     me: NodeId,
+    /// Whether this node has no others.
+    alone: bool,
+    /// Nodes that have just failed the query.
+    avoid: BTreeSet<NodeId>,
     /// Shards whose node is known.
     of: BTreeMap<ShardId, NodeId>,
 }
@@ -36,24 +43,35 @@ impl Placement {
         let me = cluster.node_id();
         let shards = cluster.shards().into_iter();
         if cluster.peers().is_none() {
-            return Placement { me, of: shards.map(|shard| (shard, me)).collect() };
+            return Placement { me, alone: true, avoid: BTreeSet::new(), of: shards.map(|shard| (shard, me)).collect() };
         }
         let of = |shard: ShardId| match consistency {
             Consistency::Linearizable => cluster.leader(shard),
             Consistency::Stale => any_replica(cluster, shard, avoid),
         };
-        Placement { me, of: shards.filter_map(|shard| of(shard).map(|node| (shard, node))).filter(|(_, n)| !avoid.contains(n)).collect() }
+        let of = shards.filter_map(|shard| Some((shard, of(shard)?))).filter(|(_, node)| !avoid.contains(node)).collect();
+        Placement { me, alone: false, avoid: avoid.clone(), of }
     }
 
-    /// Asks around for shards whose node is not known.
-    pub(crate) async fn find(&mut self, cluster: &Cluster, shards: &BTreeSet<ShardId>, avoid: &BTreeSet<NodeId>) {
-        let unknown = shards.iter().filter(|shard| !self.of.contains_key(shard));
-        let found = futures::future::join_all(unknown.map(|shard| async move { (*shard, cluster.find_leader(*shard).await) })).await;
-        for (shard, node) in found {
-            if let Some(node) = node.filter(|node| !avoid.contains(node)) {
-                self.of.insert(shard, node);
-            }
+    /// Of a node that is told with each scan.
+    pub(crate) fn nowhere(me: NodeId) -> Placement {
+        Placement { me, alone: false, avoid: BTreeSet::new(), of: BTreeMap::new() }
+    }
+
+    /// The same with shards whose node was not known, as far as others know it; `None`: nothing was missing.
+    pub(crate) async fn find(&self, cluster: &Cluster, shards: &BTreeSet<ShardId>) -> Option<Placement> {
+        let unknown: Vec<ShardId> = shards.iter().copied().filter(|shard| !self.of.contains_key(shard)).collect();
+        if unknown.is_empty() {
+            return None;
         }
+        let found = join_all(unknown.into_iter().map(|shard| async move { Some((shard, cluster.find_leader(shard).await?)) })).await;
+        let found = found.into_iter().flatten().filter(|(_, node)| !self.avoid.contains(node));
+        Some(Placement { of: self.of.iter().map(|(s, n)| (*s, *n)).chain(found).collect(), ..self.clone() })
+    }
+
+    /// Whether this node has no others.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// This node.
@@ -116,6 +134,14 @@ pub(crate) fn shards_of(plan: &Arc<dyn ExecutionPlan>) -> BTreeSet<ShardId> {
     shards
 }
 
+/// Whether a plan reads nothing but shards, so that it means the same on every node.
+pub(crate) fn only_scans(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.exists(|step| {
+        Ok(step.children().is_empty() && !step.is::<ShardScanExec>() && !step.is::<EmptyExec>() && !step.is::<PlaceholderRowExec>())
+    })
+    .is_ok_and(|other| !other)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +149,7 @@ mod tests {
     #[test]
     fn a_plan_goes_where_its_shards_are() {
         let of = [(0, 1), (1, 1), (2, 2), (3, 3)].map(|(s, n)| (ShardId(s), NodeId(n)));
-        let placement = Placement { me: NodeId(1), of: of.into() };
+        let placement = Placement { of: of.into(), ..Placement::nowhere(NodeId(1)) };
         let shards = |of: &[u32]| of.iter().map(|s| ShardId(*s)).collect::<BTreeSet<_>>();
         let cases: [(&[u32], Course); 6] = [
             (&[], Course::Here),

@@ -19,7 +19,7 @@ use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use model::ShardId;
+use model::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -112,7 +112,8 @@ impl<F: FnOnce() -> End> Sending<F> {
 
 /// Rows from another node.
 pub(crate) struct Arriving {
-    /// The node, for messages.
+    from: NodeId,
+    /// Its name, for messages.
     node: String,
     body: Incoming,
     decoder: StreamDecoder,
@@ -124,9 +125,9 @@ pub(crate) struct Arriving {
 }
 
 impl Arriving {
-    pub(crate) fn new(node: String, body: Incoming) -> Arriving {
+    pub(crate) fn new(from: NodeId, node: String, body: Incoming) -> Arriving {
         let decoder = StreamDecoder::new();
-        Arriving { node, body, decoder, rest: Buffer::from(Vec::<u8>::new()), first: None, ended: None, over: false }
+        Arriving { from, node, body, decoder, rest: Buffer::from(Vec::<u8>::new()), first: None, ended: None, over: false }
     }
 
     /// The columns; waits for them.
@@ -199,7 +200,7 @@ impl Arriving {
     }
 
     fn lost(&self, why: &str) -> Error {
-        Error::Lost { why: format!("{} was lost: {why}", self.node) }
+        Error::Lost { node: Some(self.from), why: format!("{} was lost: {why}", self.node) }
     }
 }
 

@@ -5,43 +5,51 @@
 //! stage that got another number of tasks has scans that read from afar. The nodes are those of the query's
 //! placement, the same when the plan is made and when it runs.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::peer::Lane;
 use datafusion::catalog::Session;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Explain, LogicalPlan, LogicalPlanBuilder, PlanType, StringifiedPlan};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::explain::ExplainExec;
+use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 use datafusion_distributed::{
-    ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, RouteTasksEvent,
-    RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker, WorkerChannel,
-    WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerResolver, grpc,
+    ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, DistributedMetricsFormat,
+    RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker,
+    WorkerChannel, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerResolver, display_plan_ascii, grpc,
+    rewrite_distributed_plan_with_metrics,
 };
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use model::{NodeId, ShardId};
 use tonic::body::Body;
 use tower::Service;
 use url::Url;
 
-use crate::distribute::calls::lost;
+use crate::distribute::calls::{lost, name_of};
 use crate::distribute::head::Head;
 use crate::distribute::leaf::Codec;
-use crate::distribute::{allowed_steps, placement};
+use crate::distribute::{Course, allowed_steps, placement};
 use crate::engine::Inner;
 use crate::error::Error;
 use crate::scope::Scope;
-use crate::shard_scan::{ScanParts, ShardScanExec};
+use crate::shard_scan::{LAG_MS, ROWS_SCANNED, ScanParts, ShardScanExec};
 use crate::time_bucket;
 use crate::told::Told;
 
+/// How long the end of an answer waits for other nodes' figures.
+const FIGURES_PATIENCE: Duration = Duration::from_millis(200);
 /// Bytes that may have arrived from one node's stage and not been used yet.
 const WAITING_BYTES: usize = 16 << 20;
 
@@ -50,15 +58,13 @@ pub(crate) async fn spread(
     engine: &Inner,
     scope: &Arc<Scope>,
     session: SessionState,
-    logical: &LogicalPlan,
     plan: Arc<dyn ExecutionPlan>,
 ) -> std::result::Result<(Arc<dyn ExecutionPlan>, SessionState), Error> {
-    let nodes: Arc<[NodeId]> = scope.placement.nodes_of(&placement::shards_of(&plan)).into();
-    let me = scope.placement.me();
+    let nodes: Arc<[NodeId]> = scope.placement().nodes_of(&placement::shards_of(&plan)).into();
+    let me = scope.placement().me();
     let tasks = nodes.len();
-    let desired = move |event: DesiredTaskCountEvent<'_>| {
-        event.plan.is::<ShardScanExec>().then(|| Ok(DesiredTaskCountEventResponse::desired(tasks)))
-    };
+    let desired =
+        move |event: DesiredTaskCountEvent<'_>| event.plan.is::<ShardScanExec>().then(|| Ok(DesiredTaskCountEventResponse::desired(tasks)));
     let pinned = {
         let (nodes, scope) = (nodes.clone(), scope.clone());
         move |event: ScaleUpLeafNodeEvent<'_>| {
@@ -76,7 +82,8 @@ pub(crate) async fn spread(
             Some(Ok(RouteTasksEventResponse::new(to.into_iter().map(url).collect())))
         }
     };
-    let mut builder = SessionStateBuilder::new_from_existing(session)
+    let local = engine.worker.to_local_worker_context(url(me));
+    let state = SessionStateBuilder::new_from_existing(session)
         .with_query_planner(Arc::new(Made(plan)))
         .with_distributed_planner()
         .with_distributed_worker_resolver(Urls(nodes))
@@ -87,29 +94,29 @@ pub(crate) async fn spread(
         .with_distributed_route_tasks_handler(routed)
         .with_distributed_passthrough_headers(Head::of(scope).headers())?
         .with_distributed_children_isolator_unions(false)?
-        .with_distributed_worker_connection_buffer_budget_bytes(WAITING_BYTES)?;
-    if let Some(worker) = engine.worker.get() {
-        builder = builder.with_distributed_local_worker_context(worker.to_local_worker_context(url(me)));
-    }
-    let state = builder.build();
+        .with_distributed_worker_connection_buffer_budget_bytes(WAITING_BYTES)?
+        .with_distributed_local_worker_context(local)
+        .build();
     engine.visits.host(scope);
-    let plan = state.query_planner().create_physical_plan(logical, &state).await?;
+    // The planner gives what is made already, whatever the logical plan is.
+    let logical = LogicalPlanBuilder::empty(false).build()?;
+    let plan = state.query_planner().create_physical_plan(&logical, &state).await?;
     Ok((plan, state))
 }
 
 /// The scan for so many tasks.
 fn pin(scan: &ShardScanExec, tasks: usize, nodes: &[NodeId], scope: &Scope) -> Result<Arc<dyn ExecutionPlan>> {
     let parts = scan.parts();
-    let readable: Vec<ShardId> = parts.shards.iter().copied().filter(|shard| scope.placement.node_of(*shard).is_some()).collect();
+    let readable: Vec<ShardId> = parts.shards.iter().copied().filter(|shard| scope.placement().node_of(*shard).is_some()).collect();
     let task_of = |at: usize, shard: ShardId| match tasks == nodes.len() {
-        true => scope.placement.node_of(shard).and_then(|node| nodes.iter().position(|n| *n == node)).unwrap_or(0),
+        true => scope.placement().node_of(shard).and_then(|node| nodes.iter().position(|n| *n == node)).unwrap_or(0),
         false => at % tasks,
     };
     let mut shards: Vec<Vec<ShardId>> = vec![Vec::new(); tasks];
     readable.iter().enumerate().for_each(|(at, shard)| shards[task_of(at, *shard)].push(*shard));
     let partitions = shards.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let variant = |shards: Vec<ShardId>| {
-        let nodes = shards.iter().filter_map(|shard| Some((*shard, scope.placement.node_of(*shard)?))).collect();
+        let nodes = shards.iter().filter_map(|shard| Some((*shard, scope.placement().node_of(*shard)?))).collect();
         let parts = ScanParts { shards, partitions, nodes, rows: Vec::new(), ..parts.clone() };
         Arc::new(ShardScanExec::of(parts, scope.cluster.clone())) as Arc<dyn ExecutionPlan>
     };
@@ -202,7 +209,7 @@ impl Service<Request<Body>> for Channel {
 }
 
 /// What runs stages for others: plans are decoded in the scope of their query, and run only if all their steps may.
-pub(crate) fn worker(engine: std::sync::Weak<Inner>) -> Worker {
+pub(crate) fn worker(engine: Weak<Inner>, env: Arc<RuntimeEnv>) -> Worker {
     let session = move |context: WorkerQueryContext| {
         let engine = engine.clone();
         async move {
@@ -210,15 +217,15 @@ pub(crate) fn worker(engine: std::sync::Weak<Inner>) -> Worker {
             let told = |e: Error| DataFusionError::Execution(Told::of(&e).text());
             let head = Head::read(&context.headers).map_err(told)?;
             let scope = engine.visits.enter(&engine, head).await.map_err(told)?;
-            engine.sessions.visiting(context.builder, &scope, context.headers)
+            visiting(context.builder, &scope, &context.headers)
         }
     };
-    Worker::from_session_builder(session)
+    Worker::from_session_builder(session).with_runtime_env(env)
 }
 
 /// The session of a query that another node coordinates.
-pub(crate) fn visiting(builder: SessionStateBuilder, scope: &Arc<Scope>, headers: http::HeaderMap) -> Result<SessionState> {
-    let passed = Head::read(&headers).map_err(Error::inside)?.headers();
+fn visiting(builder: SessionStateBuilder, scope: &Arc<Scope>, headers: &HeaderMap) -> Result<SessionState> {
+    let passed = Head::read(headers).map_err(Error::inside)?.headers();
     let checked = |event: WorkerPlanRewriteEvent<'_>| {
         allowed_steps::check(&event.plan)?;
         Ok(WorkerPlanRewriteEventResponse::new(event.plan))
@@ -234,8 +241,48 @@ pub(crate) fn visiting(builder: SessionStateBuilder, scope: &Arc<Scope>, headers
     Ok(state)
 }
 
-/// The shards of a placement that have no node, of those that are read.
-pub(crate) fn unplaced(scope: &Scope, shards: &BTreeSet<ShardId>) -> Vec<ShardId> {
-    shards.iter().copied().filter(|shard| scope.placement.node_of(*shard).is_none()).collect()
+/// An EXPLAIN whose plan says how it runs over the nodes.
+pub(crate) async fn explained(
+    engine: &Inner,
+    scope: &Arc<Scope>,
+    session: &SessionState,
+    explain: &Explain,
+    made: Arc<dyn ExecutionPlan>,
+) -> std::result::Result<Arc<dyn ExecutionPlan>, Error> {
+    let Some(shown) = made.downcast_ref::<ExplainExec>() else { return Ok(made) };
+    let plan = session.create_physical_plan(&explain.plan).await?;
+    let shards = placement::shards_of(&plan);
+    scope.find(&shards).await;
+    let text = match scope.placement().course(&shards) {
+        Course::Here => return Ok(made),
+        Course::There(node) => format!("sent whole to {}\n{}", name_of(&scope.cluster, node), display_plan_ascii(plan.as_ref(), false)),
+        Course::Spread => {
+            let (plan, _) = spread(engine, scope, session.clone(), plan).await?;
+            display_plan_ascii(plan.as_ref(), false)
+        }
+    };
+    let mut plans = shown.stringified_plans().to_vec();
+    plans.retain(|plan| plan.plan_type != PlanType::FinalPhysicalPlan);
+    plans.push(StringifiedPlan::new(PlanType::FinalPhysicalPlan, text));
+    Ok(Arc::new(ExplainExec::new(made.schema(), plans, shown.verbose())))
 }
 
+/// Adds what other nodes have counted to the query's figures, if they tell it soon.
+pub(crate) async fn gathered(plan: Arc<dyn ExecutionPlan>, scope: &Scope) {
+    let told = rewrite_distributed_plan_with_metrics(plan, DistributedMetricsFormat::PerTask);
+    let Ok(Ok(plan)) = tokio::time::timeout(FIGURES_PATIENCE, told).await else { return };
+    let (mut rows, mut lag) = (0, 0);
+    let seen = plan.apply(|step| {
+        for metric in step.metrics().iter().flat_map(MetricsSet::iter) {
+            match metric.value() {
+                MetricValue::Count { name, count } if name == ROWS_SCANNED => rows += count.value(),
+                MetricValue::Gauge { name, gauge } if name == LAG_MS => lag = lag.max(gauge.value()),
+                _ => {}
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    seen.expect("nothing fails here");
+    scope.figures.rows_scanned.fetch_max(rows as u64, Ordering::Relaxed);
+    scope.aged(Some(lag as u64));
+}

@@ -40,15 +40,14 @@ impl Visits {
         if scopes.len() >= MAX_VISITS {
             return Err(Error::TooMany { limit: MAX_VISITS });
         }
-        let scope = Scope::visiting(engine.cluster.clone(), &head);
+        let scope = Arc::new(Scope::visiting(engine.cluster.clone(), &head));
         scopes.insert(head.run, Arc::downgrade(&scope));
         Ok(scope)
     }
 
     /// Nobody waits for this run any more.
-    pub(crate) fn over(&self, run: &str) {
-        if let Some(scope) = self.scopes.lock().remove(run).and_then(|scope| scope.upgrade()) {
-            scope.stop.abandon();
-        }
+    pub(crate) fn over(&self, scope: &Scope) {
+        scope.stop.abandon();
+        self.scopes.lock().remove(&scope.run);
     }
 }
