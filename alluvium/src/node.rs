@@ -326,7 +326,7 @@ fn sources(loaded: &Loaded, http: SocketAddr, started: Timestamp, ingest: Arc<In
         rpc: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: "ready".to_owned(),
-        started,
+        started: Some(started),
     };
     let refused = move || {
         let lines = ingest.refused_lines().into_iter().map(|line| query::RefusedLine {

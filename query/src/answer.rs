@@ -7,15 +7,20 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use model::ShardId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::Result;
+use crate::engine::Abandon;
 use crate::error::Error;
 use crate::scope::Scope;
+use crate::stop::Stop;
 
 /// Batches that wait for a slow reader.
 pub(crate) const WAITING_BATCHES: usize = 4;
+
+/// How long an ended query may take to say so; then its answer says it in its place.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What the running query sends. Without `End` the answer is not whole, whatever the reason.
 pub(crate) enum Part {
@@ -39,8 +44,10 @@ pub struct Answer {
     pub(crate) schema: SchemaRef,
     pub(crate) parts: mpsc::Receiver<Part>,
     pub(crate) scope: Arc<Scope>,
+    pub(crate) killed: watch::Receiver<bool>,
     pub(crate) started: Instant,
     pub(crate) over: bool,
+    pub(crate) _abandoned: Abandon,
     pub(crate) _driver: Task<()>,
 }
 
@@ -55,6 +62,8 @@ pub struct Summary {
     pub shards: u64,
     /// Shards left out, as the query allowed.
     pub missing: Vec<ShardId>,
+    /// How old the oldest thing is that was read, where `consistency=stale` was asked for.
+    pub lag: Option<Duration>,
     /// Since it was admitted.
     pub elapsed: Duration,
 }
@@ -63,6 +72,10 @@ impl Answer {
     /// The query's number, as in `system.queries`.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
     }
 
     /// The columns.
@@ -75,7 +88,12 @@ impl Answer {
         if self.over {
             return None;
         }
-        match self.parts.recv().await {
+        let part = tokio::select! {
+            biased;
+            part = self.parts.recv() => part,
+            e = overdue(&self.scope.stop, &mut self.killed) => Some(Part::Failed(e)),
+        };
+        match part {
             Some(Part::Rows(batch)) => return Some(Ok(batch)),
             Some(Part::End) => {
                 self.over = true;
@@ -108,7 +126,23 @@ impl Answer {
             rows_scanned: figures.rows_scanned.load(Ordering::Relaxed),
             shards: figures.shards.load(Ordering::Relaxed),
             missing: self.scope.missing(),
+            lag: self.scope.lag(),
             elapsed: self.started.elapsed(),
         }
     }
+}
+
+/// Returns when the query should have ended by itself and has not.
+pub(crate) async fn overdue(stop: &Stop, killed: &mut watch::Receiver<bool>) -> Error {
+    let was_killed = async {
+        if killed.wait_for(|killed| *killed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let e = tokio::select! {
+        () = was_killed => stop.killed(),
+        () = tokio::time::sleep_until(stop.deadline().into()) => stop.overdue(),
+    };
+    tokio::time::sleep(LAST_WORDS).await;
+    e
 }

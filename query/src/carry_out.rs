@@ -7,6 +7,7 @@ use model::{DatabaseSchema, TableId};
 use crate::Result;
 use crate::catalog::SYSTEM;
 use crate::command::{Command, TableName};
+use crate::distribute::calls;
 use crate::engine::Inner;
 use crate::error::Error;
 
@@ -63,7 +64,10 @@ pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) 
             Ok(format!("set retention of database {database}"))
         }
         Command::KillQuery { id } => {
-            engine.running.kill(id)?;
+            match engine.running.kill(id) {
+                Err(e) if !calls::kill(cluster, id).await => return Err(e),
+                _ => {}
+            }
             Ok(format!("killed query {id}"))
         }
         Command::Show { .. } => unreachable!("SHOW is planned as a query"),

@@ -113,7 +113,7 @@ impl SchemaProvider for System {
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        system_tables::table(name, &self.scope, &self.engine)
+        system_tables::table(name, &self.scope, &self.engine).await
     }
 
     async fn table_type(&self, name: &str) -> Result<Option<TableType>> {

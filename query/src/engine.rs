@@ -1,50 +1,37 @@
-//! The journey of one query, and what bounds it: memory, disk, time, number.
+//! What bounds queries: memory, disk, time, number; and the threads that they run on. One query's journey is [`crate::run`].
 //!
 //! Queries have a runtime of their own, so that raft and heartbeats never queue behind them; its threads have large
 //! stacks, because planning recurses over the statement. A query stops within a batch's time of its deadline, of
-//! `KILL QUERY`, or of its asker going away.
+//! `KILL QUERY`, or of its asker going away ([`crate::stop`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cluster::{Access, Clock, Cluster, Permission};
-use datafusion::arrow::array::{RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
-use datafusion::execution::SendableRecordBatchStream;
+use cluster::{Access, Clock, Cluster};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use futures::{StreamExt, stream};
-use model::schema::DEFAULT_DATABASE;
-use model::{ErrorKind, Timestamp};
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 use crate::Result;
-use crate::answer::{Answer, Part, Task, WAITING_BATCHES};
-use crate::carry_out::carry_out;
-use crate::command::Command;
+use crate::answer::{Answer, Task, WAITING_BATCHES, overdue};
+use crate::distribute::visits::Visits;
+use crate::distribute::{self, PeerService, Worker};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::plan_cache::PlanCache;
-use crate::running::{Running, Ticket};
-use crate::scope::Scope;
+use crate::run::{Begun, Question, Reach, drive};
+use crate::running::{Asked, Running};
 use crate::session::Sessions;
 use crate::sources::Sources;
-use crate::{allowed, command, limits};
+use crate::stop::Stop;
 
 /// Planning recurses over the statement; what `limits` lets through fits well into this.
 const STACK_BYTES: usize = 32 << 20;
@@ -125,7 +112,7 @@ pub enum Verbs {
 }
 
 /// The value of a `$name` in a statement.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Parameter {
     /// NULL.
     Null,
@@ -156,6 +143,18 @@ pub struct RunOptions {
     pub verbs: Verbs,
     /// What the asker may see and do.
     pub access: Access,
+    /// How fresh.
+    pub consistency: Consistency,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// It holds every write that was acknowledged before.
+    #[default]
+    Linearizable,
+    /// Any replica may be read; the answer says how old it is.
+    Stale,
 }
 
 /// Runs SQL. One per node.
@@ -169,9 +168,13 @@ pub(crate) struct Inner {
     pub options: QueryOptions,
     pub sources: Sources,
     pub running: Arc<Running>,
-    sessions: Sessions,
-    plans: PlanCache,
-    metrics: Metrics,
+    pub sessions: Sessions,
+    pub plans: PlanCache,
+    pub metrics: Metrics,
+    /// Runs of queries that have work here.
+    pub visits: Visits,
+    /// Runs stages of plans.
+    pub worker: Worker,
 }
 
 impl Engine {
@@ -206,16 +209,19 @@ impl Engine {
             .build()
             .map_err(|e| failed("start the query threads", &e))?;
         let metrics = Metrics::default();
-        let inner = Inner {
-            sessions: Sessions::new(env, options.threads),
-            running: Running::new(options.max_concurrent, options.max_concurrent_per_token, metrics.clone()),
+        let ids = first_id(&cluster);
+        let inner = Arc::new_cyclic(|engine| Inner {
+            worker: distribute::worker(engine.clone(), env.clone()),
+            sessions: Sessions::new(env, options.threads, cluster.peers().is_some()),
+            running: Running::new(ids, options.max_concurrent, options.max_concurrent_per_token, metrics.clone()),
             plans: PlanCache::default(),
+            visits: Visits::default(),
             cluster,
             options,
             sources,
             metrics,
-        };
-        Ok(Arc::new(Engine { inner: Arc::new(inner), runtime: Some(runtime) }))
+        });
+        Ok(Arc::new(Engine { inner, runtime: Some(runtime) }))
     }
 
     /// Figures over all queries.
@@ -233,30 +239,47 @@ impl Engine {
         self.inner.options.max_sql_bytes
     }
 
-    /// Runs one statement. Returns once it is planned and begun, with the rows to come.
+    /// Runs one statement, on this node and on those that it needs. Returns once its first rows are there.
     pub async fn run(&self, database: &str, sql: &str, options: RunOptions) -> Result<Answer> {
+        self.start(database, sql, options, (self.inner.options.clock)(), Reach::Cluster).await
+    }
+
+    /// Runs a statement for another node that found all of it to be here.
+    pub(crate) async fn run_here(&self, database: &str, sql: &str, options: RunOptions, now: Timestamp) -> Result<Answer> {
+        self.start(database, sql, options, now, Reach::Here).await
+    }
+
+    async fn start(&self, database: &str, sql: &str, options: RunOptions, now: Timestamp, reach: Reach) -> Result<Answer> {
         let engine = self.inner.clone();
-        let (started, now) = (Instant::now(), (engine.options.clock)());
-        let ticket = engine.running.admit(database, sql, options.access.name(), now).inspect_err(|_| self.count_refused())?;
-        let id = ticket.id;
+        let started = Instant::now();
         let timeout = options.timeout.unwrap_or(engine.options.default_timeout).min(engine.options.max_timeout);
-        let scope = Scope::new(engine.cluster.clone(), database.into(), &options, ticket.figures.clone());
-        let question = Question { engine, scope: scope.clone(), sql: sql.to_owned(), options, now, timeout };
+        let asked = Asked { database, sql, token: options.access.name(), started: now, timeout };
+        let ticket = engine.running.admit(asked).inspect_err(|_| {
+            self.inner.metrics.refused.inc();
+        })?;
+        let (id, stop, mut killed) = (ticket.id, ticket.stop.clone(), ticket.killed.clone());
+        let question = Question { engine, database: database.into(), sql: sql.to_owned(), options, now, reach };
         let (parts, receiver) = mpsc::channel(WAITING_BATCHES);
         let (ready, begun) = oneshot::channel();
         let span = tracing::info_span!("query", id, database);
         let driver = Task(self.handle().spawn(drive(question, ticket, ready, parts).instrument(span)));
-        // The task keeps the deadline by itself, except while it plans, which it does in one go.
-        let schema = match tokio::time::timeout(timeout, begun).await {
-            Ok(Ok(begun)) => begun?,
-            Ok(Err(_)) => return Err(Error::Engine { message: "the query ended without an answer".to_owned() }),
-            Err(_) => return Err(Error::Deadline { after: timeout }),
+        let abandoned = Abandon(stop.clone());
+        let begun = tokio::select! {
+            biased;
+            begun = begun => begun.unwrap_or_else(|_| Err(Error::Engine { message: "the query ended without an answer".to_owned() }))?,
+            e = overdue(&stop, &mut killed) => return Err(e),
         };
-        Ok(Answer { id, schema, parts: receiver, scope, started, over: false, _driver: driver })
+        let Begun { schema, scope } = begun;
+        Ok(Answer { id, schema, parts: receiver, scope, killed, started, over: false, _abandoned: abandoned, _driver: driver })
     }
 
-    fn count_refused(&self) {
-        self.inner.metrics.refused.inc();
+    /// Answers what other nodes ask of this one's queries.
+    pub fn peer_service(self: &Arc<Engine>) -> PeerService {
+        PeerService::new(self.clone())
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 }
 
@@ -269,175 +292,22 @@ impl Drop for Engine {
     }
 }
 
-/// One statement on its way.
-struct Question {
-    engine: Arc<Inner>,
-    scope: Arc<Scope>,
-    sql: String,
-    options: RunOptions,
-    now: Timestamp,
-    timeout: Duration,
-}
-
-/// Begins the query, then passes its rows on until they end, the deadline passes, somebody kills it, or nobody wants it.
-async fn drive(question: Question, mut ticket: Ticket, ready: oneshot::Sender<Result<SchemaRef>>, parts: mpsc::Sender<Part>) {
-    let bound = Bound { id: ticket.id, at: tokio::time::Instant::now() + question.timeout, after: question.timeout };
-    let mut rows = match bound.run(&mut ticket, question.begin()).await.and_then(|begun| begun) {
-        Ok(rows) => rows,
-        Err(e) => {
-            log(&e);
-            ticket.ended(Err(&e));
-            let _ = ready.send(Err(e)); // Nobody waits if the asker has left.
-            return;
-        }
-    };
-    if ready.send(Ok(rows.schema())).is_err() {
-        return;
-    }
-    let figures = ticket.figures.clone();
-    let failed = loop {
-        match bound.run(&mut ticket, rows.next()).await {
-            Ok(Some(Ok(batch))) => {
-                figures.rows_answered.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-                match bound.run(&mut ticket, parts.send(Part::Rows(batch))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return,
-                    Err(e) => break Some(e),
-                }
-            }
-            Ok(Some(Err(e))) => break Some(e.into()),
-            Ok(None) => break None,
-            Err(e) => break Some(e),
-        }
-    };
-    drop(rows);
-    let last = match failed {
-        None => {
-            ticket.ended(Ok(()));
-            Part::End
-        }
-        Some(e) => {
-            log(&e);
-            ticket.ended(Err(&e));
-            Part::Failed(e)
-        }
-    };
-    let _ = parts.send(last).await; // The same: nobody may be there.
-}
-
-fn log(e: &Error) {
-    match e.kind() {
-        ErrorKind::YourRequest => tracing::debug!(error = %e, "query failed"),
-        ErrorKind::TryAgain => tracing::info!(error = %e, "query failed"),
-        ErrorKind::Broken => tracing::error!(error = %e, "query failed"),
+/// Where the numbers of a node's queries begin: they are the cluster's, so that `KILL QUERY` means one.
+fn first_id(cluster: &Cluster) -> u64 {
+    const OF_ONE_NODE: u32 = 32;
+    const NODES: u64 = 1 << 20;
+    match cluster.peers() {
+        None => 0,
+        Some(_) => (cluster.node_id().0 % NODES) << OF_ONE_NODE,
     }
 }
 
-/// Until when a query may run.
-struct Bound {
-    id: u64,
-    at: tokio::time::Instant,
-    after: Duration,
-}
+/// Ends a query that nobody waits for.
+pub(crate) struct Abandon(Arc<Stop>);
 
-impl Bound {
-    async fn run<T>(&self, ticket: &mut Ticket, work: impl Future<Output = T>) -> Result<T> {
-        tokio::select! {
-            biased;
-            () = ticket.wait_killed() => Err(Error::Killed { id: self.id }),
-            done = tokio::time::timeout_at(self.at, work) => done.map_err(|_| Error::Deadline { after: self.after }),
-        }
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        // The task is ended when it yields; a step that does not asks this.
+        self.0.abandon();
     }
-}
-
-impl Question {
-    /// The steps of every statement: bounds, command or plan, execution.
-    async fn begin(&self) -> Result<SendableRecordBatchStream> {
-        let refused = |_: &Error| {
-            self.engine.metrics.refused.inc();
-        };
-        let tokens = limits::tokens(&self.sql, self.engine.options.max_sql_bytes).inspect_err(refused)?;
-        let access = &self.options.access;
-        match command::parse(&tokens, &self.scope.database).inspect_err(refused)? {
-            None => {
-                access.check(Permission::Read, Some(&self.scope.database))?;
-                self.execute(&self.sql).await
-            }
-            Some(Command::Show { sql }) => {
-                access.check(Permission::Read, Some(&self.scope.database))?;
-                self.execute(&sql).await
-            }
-            Some(command) if self.options.verbs == Verbs::Ask => Err(Error::ReadOnly { what: command.name().to_owned() }),
-            Some(command) => {
-                let (permission, database) = command.needs(&self.scope.database);
-                access.check(permission, database)?;
-                said(carry_out(command, &self.scope.database, &self.engine).await?)
-            }
-        }
-    }
-
-    async fn execute(&self, sql: &str) -> Result<SendableRecordBatchStream> {
-        let database = &self.scope.database;
-        // A new node has no database yet; the default one is there for whoever asks.
-        if self.scope.catalog.database(database).is_none() && **database != *DEFAULT_DATABASE {
-            return Err(Error::NoDatabase { name: database.to_string() });
-        }
-        let keeps = self.scope.shortcuts == Shortcuts::On && self.options.parameters.is_empty();
-        if keeps && let Some(plan) = self.engine.plans.get(&self.scope, sql) {
-            self.engine.metrics.plans_reused.inc();
-            let context = self.engine.sessions.bare_context(&self.scope);
-            return Ok(execute_stream(reset_plan_states(plan)?, context)?);
-        }
-        let session = self.engine.sessions.session(&self.scope, &self.engine, self.now);
-        let (logical, plan) = self.plan(&session, sql).await?;
-        if keeps {
-            self.engine.plans.keep(&self.scope, sql, &logical, &plan);
-        }
-        Ok(execute_stream(plan, session.task_ctx())?)
-    }
-
-    async fn plan(&self, session: &SessionState, sql: &str) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>)> {
-        let plan = session.statement_to_plan(parse(session, sql)?).await?;
-        limits::check_plan(&plan)?;
-        allowed::check(&plan)?;
-        let plan = match self.options.parameters.is_empty() {
-            true => plan,
-            false => plan.with_param_values(values(&self.options.parameters))?,
-        };
-        let steps = session.create_physical_plan(&plan).await?;
-        Ok((plan, steps))
-    }
-}
-
-/// The one statement of the text.
-fn parse(session: &SessionState, sql: &str) -> Result<Statement> {
-    let mut statements = DFParserBuilder::new(sql)
-        .with_dialect(&GenericDialect {})
-        .with_recursion_limit(session.config_options().sql_parser.recursion_limit.get())
-        .build()?
-        .parse_statements()?;
-    match (statements.pop_front(), statements.is_empty()) {
-        (Some(statement), true) => Ok(statement),
-        (Some(_), false) => Err(Error::sql("one statement at a time: the text has several")),
-        (None, _) => Err(Error::sql("the text has no statement")),
-    }
-}
-
-fn values(parameters: &BTreeMap<String, Parameter>) -> ParamValues {
-    let value = |p: &Parameter| match p {
-        Parameter::Null => ScalarValue::Null,
-        Parameter::Bool(b) => ScalarValue::Boolean(Some(*b)),
-        Parameter::Int(i) => ScalarValue::Int64(Some(*i)),
-        Parameter::UInt(u) => ScalarValue::UInt64(Some(*u)),
-        Parameter::Float(f) => ScalarValue::Float64(Some(*f)),
-        Parameter::Text(t) => ScalarValue::Utf8View(Some(t.clone())),
-    };
-    parameters.iter().map(|(name, p)| (name.clone(), value(p))).collect::<HashMap<String, ScalarValue>>().into()
-}
-
-/// A command's answer: one row that says what was done.
-fn said(what: String) -> Result<SendableRecordBatchStream> {
-    let schema = Arc::new(Schema::new(vec![Field::new("result", DataType::Utf8, false)]));
-    let row = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(vec![what]))]).map_err(DataFusionError::from)?;
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(row)]))))
 }

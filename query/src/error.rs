@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use model::ErrorKind;
+use model::{ErrorKind, NodeId, ShardId};
 use thiserror::Error;
+
+use crate::told::Told;
 
 /// A place in the SQL text, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,34 @@ pub enum Error {
         /// DataFusion's account of who wanted how much.
         message: String,
     },
+    /// A shard is not read where it was thought to be.
+    #[error("{why}")]
+    Elsewhere {
+        /// The shard.
+        shard: ShardId,
+        /// Where it was looked for.
+        why: String,
+    },
+    /// A node that worked on the query went away.
+    #[error("{why}")]
+    Lost {
+        /// The node, as long as its shards are not named.
+        node: Option<NodeId>,
+        /// Which node, and what was seen of it.
+        why: String,
+    },
+    /// The rows have a newer schema than the plan.
+    #[error("{message}: try again")]
+    StaleSchema {
+        /// Which table, and the versions.
+        message: String,
+    },
+    /// Another node has ended its part of the query.
+    #[error("{why}")]
+    Ended {
+        /// Why.
+        why: String,
+    },
     /// The node is stopping.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -135,8 +165,14 @@ impl Error {
             | Error::Deadline { .. }
             | Error::Killed { .. }
             | Error::Forbidden(_)
+            | Error::Ended { .. }
             | Error::OverMemory { .. } => ErrorKind::YourRequest,
-            Error::TooMany { .. } | Error::TooManyOfToken { .. } | Error::ShuttingDown => ErrorKind::TryAgain,
+            Error::TooMany { .. }
+            | Error::TooManyOfToken { .. }
+            | Error::Elsewhere { .. }
+            | Error::Lost { .. }
+            | Error::StaleSchema { .. }
+            | Error::ShuttingDown => ErrorKind::TryAgain,
             Error::Cluster(e) => e.kind(),
             Error::Storage(e) => e.kind(),
             Error::Engine { .. } => ErrorKind::Broken,
@@ -166,6 +202,10 @@ impl From<DataFusionError> for Error {
     fn from(e: DataFusionError) -> Error {
         if let Some(ours) = our_own(&e) {
             return ours;
+        }
+        // A node that worked on the query has told it, whatever DataFusion put around it.
+        if let Some(told) = Told::find(&e.to_string()) {
+            return told.error();
         }
         let place = place_of(&e);
         // Arrow's own readers and writers carry the spill disk's errors as text.
@@ -221,6 +261,16 @@ impl Error {
             Error::NoDatabase { name } => Error::NoDatabase { name: name.clone() },
             Error::OverMemory { message } => Error::OverMemory { message: message.clone() },
             Error::ShuttingDown => Error::ShuttingDown,
+            Error::Elsewhere { shard, why } => Error::Elsewhere { shard: *shard, why: why.clone() },
+            Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => {
+                Error::Elsewhere { shard: *shard, why: self.to_string() }
+            }
+            Error::Lost { node, why } => Error::Lost { node: *node, why: why.clone() },
+            Error::StaleSchema { message } => Error::StaleSchema { message: message.clone() },
+            Error::Storage(e @ storage::Error::StaleSchema { .. }) => Error::StaleSchema { message: e.to_string() },
+            Error::Ended { why } => Error::Ended { why: why.clone() },
+            Error::Deadline { after } => Error::Deadline { after: *after },
+            Error::Killed { id } => Error::Killed { id: *id },
             other if other.kind() == ErrorKind::TryAgain => {
                 Error::Cluster(cluster::Error::Stopped { what: "a shard of this query".to_owned(), why: other.to_string() })
             }

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::answer::{Answer, Summary, Task};
-use crate::engine::{Engine, Parameter, Partial, RunOptions, Verbs};
+use crate::engine::{Consistency, Engine, Parameter, Partial, RunOptions, Verbs};
 use crate::error::Error;
 use crate::formats::{Encoder, Format};
 
@@ -152,7 +152,11 @@ impl Asked {
             Some(_) => return Err(bad("params is no JSON object".to_owned())),
         };
         let verbs = if method == Method::POST { Verbs::AskAndChange } else { Verbs::Ask };
-        Ok(RunOptions { timeout, parameters, partial, verbs, ..RunOptions::default() })
+        let consistency = match self.consistency.as_deref() {
+            Some("stale") => Consistency::Stale,
+            _ => Consistency::Linearizable,
+        };
+        Ok(RunOptions { timeout, parameters, partial, verbs, consistency, ..RunOptions::default() })
     }
 }
 
@@ -302,14 +306,12 @@ async fn begin(engine: &Engine, head: &http::request::Parts, asked: Result<Asked
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     headers.insert(QUERY_ID, id.into());
-    if asked.consistency.as_deref() == Some("stale") {
-        // This node leads every shard it reads, so a stale read is a fresh one.
-        headers.insert(LAG, HeaderValue::from_static("0"));
-    }
     if !headers.contains_key(ROWS_SCANNED) {
         headers.insert(
             TRAILER,
-            HeaderValue::from_static("alluvium-rows, alluvium-rows-scanned, alluvium-shards, alluvium-elapsed-us, alluvium-partial"),
+            HeaderValue::from_static(
+                "alluvium-rows, alluvium-rows-scanned, alluvium-shards, alluvium-elapsed-us, alluvium-partial, alluvium-lag",
+            ),
         );
     }
     Ok(response)
@@ -366,12 +368,23 @@ fn streamed(first: Vec<u8>, receiver: mpsc::Receiver<Piece>, writer: Task<()>) -
                 figures(&summary, &mut trailers);
                 (Some(Ok(Frame::trailers(trailers))), None)
             }
-            Some(Piece::Failed(e)) => (broken(e.to_string()), None),
-            None => (broken("the answer broke off".to_owned()), None),
+            Some(Piece::Failed(e)) => {
+                sent_first().await;
+                (broken(e.to_string()), None)
+            }
+            None => {
+                sent_first().await;
+                (broken("the answer broke off".to_owned()), None)
+            }
         };
         frame.map(|frame| (frame, (None, receiver, rest)))
     });
     Body::new(StreamBody::new(frames))
+}
+
+/// Lets the connection send what it was given: it closes at an error, and must not do so before the head is sent.
+async fn sent_first() {
+    tokio::task::yield_now().await;
 }
 
 fn figures(summary: &Summary, headers: &mut HeaderMap) {
@@ -379,6 +392,10 @@ fn figures(summary: &Summary, headers: &mut HeaderMap) {
     headers.insert(ROWS_SCANNED, summary.rows_scanned.into());
     headers.insert(SHARDS, summary.shards.into());
     headers.insert(ELAPSED, (summary.elapsed.as_micros() as u64).into());
+    if let Some(lag) = summary.lag {
+        // In milliseconds.
+        headers.insert(LAG, (lag.as_millis() as u64).into());
+    }
     if !summary.missing.is_empty() {
         let missing: Vec<String> = summary.missing.iter().map(ToString::to_string).collect();
         if let Ok(value) = HeaderValue::from_str(&missing.join(",")) {

@@ -5,16 +5,20 @@
 //!
 //! | file | answers |
 //! |---|---|
-//! | [`engine`] | the journey of one query, and what bounds it: memory, disk, time, number |
+//! | [`engine`] | what bounds queries: memory, disk, time, number; their threads |
+//! | `run` | the journey of one statement, begun anew where that can help |
+//! | `distribute`, `told` | queries over several nodes; errors on their way between them |
 //! | [`answer`] | rows on their way to the one who asked |
 //! | `limits` | is this text small and flat enough to be planned? |
 //! | `command`, `carry_out` | `FLUSH`, `CREATE DATABASE`, … : what was said; having it done |
 //! | `allowed` | may this plan run? (nothing that writes, nothing that touches the server's files) |
 //! | `session`, `catalog`, `scope` | DataFusion's settings; tables as SQL sees them; what the scans of one query share |
+//! | `sweep` | which scans can stop early when only the newest rows are wanted |
 //! | `table`, `prune`, `shard_scan` | filters in, shards and spans out; the leaf that reads one shard |
 //! | `latest`, `time_bucket` | the functions that DataFusion does not have |
 //! | `system_tables` | `system.shards`, `system.queries`, … |
 //! | `plan_cache` | plans of point questions, ready made |
+//! | `stop` | until when a query may run, asked by steps that do not yield |
 //! | `running` | queries under way and the last ones: bound, `KILL QUERY`, `system.queries` |
 //! | `formats` | rows to JSON, CSV, Arrow, Parquet, a drawn table |
 //! | [`http`] | the doors `/sql` and `/api/v3/query_sql` |
@@ -30,21 +34,27 @@ mod allowed;
 mod carry_out;
 mod catalog;
 mod command;
+mod distribute;
 mod formats;
 mod latest;
 mod limits;
 mod plan_cache;
 mod prune;
+mod run;
 mod running;
 mod scope;
 mod session;
 mod shard_scan;
+mod stop;
+mod sweep;
 mod system_tables;
 mod table;
 mod time_bucket;
+mod told;
 
 pub use answer::Answer;
-pub use engine::{Engine, Parameter, Partial, QueryOptions, RunOptions, Shortcuts, Verbs};
+pub use distribute::PeerService;
+pub use engine::{Consistency, Engine, Parameter, Partial, QueryOptions, RunOptions, Shortcuts, Verbs};
 pub use error::Error;
 pub use formats::Format;
 pub use metrics::Metrics;

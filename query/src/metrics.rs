@@ -20,6 +20,8 @@ pub struct Metrics {
     pub(crate) rows_scanned: Counter,
     /// Rows answered.
     pub(crate) rows_answered: Counter,
+    /// Queries begun a second time, because a node was lost, a shard had moved or a schema was newer.
+    pub(crate) begun_anew: Counter,
     /// Plans found ready made.
     pub(crate) plans_reused: Counter,
 }
@@ -33,6 +35,7 @@ impl Default for Metrics {
             refused: Counter::default(),
             rows_scanned: Counter::default(),
             rows_answered: Counter::default(),
+            begun_anew: Counter::default(),
             plans_reused: Counter::default(),
         }
     }
@@ -47,6 +50,11 @@ impl Metrics {
         registry.register("alluvium_queries_refused", "Queries that were not begun", self.refused.clone());
         registry.register("alluvium_query_rows_scanned", "Rows that queries read from shards", self.rows_scanned.clone());
         registry.register("alluvium_query_rows_answered", "Rows that queries answered", self.rows_answered.clone());
+        registry.register(
+            "alluvium_queries_begun_anew",
+            "Queries begun a second time after a node or shard was not where it was",
+            self.begun_anew.clone(),
+        );
         registry.register("alluvium_query_plans_reused", "Queries that found their plan ready made", self.plans_reused.clone());
     }
 }

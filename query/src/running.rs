@@ -1,5 +1,6 @@
 //! Queries under way and the last that ended: their bound, `KILL QUERY`, `system.queries`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use model::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::Result;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::scope::Figures;
+use crate::stop::Stop;
 
 /// Ended queries that are remembered.
 const REMEMBERED: usize = 100;
@@ -34,6 +37,16 @@ struct State {
     ended: VecDeque<Seen>,
 }
 
+/// A query that wants to be let in.
+pub(crate) struct Asked<'a> {
+    pub database: &'a str,
+    pub sql: &'a str,
+    /// The asker's token's name; empty where there is none.
+    pub token: &'a str,
+    pub started: Timestamp,
+    pub timeout: Duration,
+}
+
 struct Entry {
     token: String,
     database: String,
@@ -41,16 +54,17 @@ struct Entry {
     started: Timestamp,
     clock: Instant,
     figures: Arc<Figures>,
+    stop: Arc<Stop>,
     kill: watch::Sender<bool>,
 }
 
 /// One line of `system.queries`.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub id: u64,
     pub database: String,
     pub sql: String,
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     pub started: Timestamp,
     pub elapsed: Duration,
     pub rows: u64,
@@ -65,7 +79,7 @@ impl Entry {
             id,
             database: self.database.clone(),
             sql: self.sql.clone(),
-            state,
+            state: state.into(),
             started: self.started,
             elapsed: self.clock.elapsed(),
             rows: self.figures.rows_answered.load(Ordering::Relaxed),
@@ -77,12 +91,14 @@ impl Entry {
 }
 
 impl Running {
-    pub(crate) fn new(limit: usize, limit_per_token: usize, metrics: Metrics) -> Arc<Running> {
-        Arc::new(Running { limit, limit_per_token, metrics, state: Mutex::default() })
+    pub(crate) fn new(after: u64, limit: usize, limit_per_token: usize, metrics: Metrics) -> Arc<Running> {
+        let state = State { last_id: after, ..State::default() };
+        Arc::new(Running { limit, limit_per_token, metrics, state: Mutex::new(state) })
     }
 
     /// Lets a query in, or says that there are too many; those without a token are bounded together only.
-    pub(crate) fn admit(self: &Arc<Running>, database: &str, sql: &str, token: &str, started: Timestamp) -> Result<Ticket> {
+    pub(crate) fn admit(self: &Arc<Running>, asked: Asked<'_>) -> Result<Ticket> {
+        let token = asked.token;
         let mut state = self.state.lock();
         if state.running.len() >= self.limit {
             return Err(Error::TooMany { limit: self.limit });
@@ -94,18 +110,27 @@ impl Running {
         let id = state.last_id;
         let figures = Arc::new(Figures::default());
         let (kill, killed) = watch::channel(false);
-        let token = token.to_owned();
-        let entry =
-            Entry { token, database: database.to_owned(), sql: cut(sql), started, clock: Instant::now(), figures: figures.clone(), kill };
+        let stop = Stop::after(id, asked.timeout);
+        let entry = Entry {
+            token: token.to_owned(),
+            database: asked.database.to_owned(),
+            sql: cut(asked.sql),
+            started: asked.started,
+            clock: Instant::now(),
+            figures: figures.clone(),
+            stop: stop.clone(),
+            kill,
+        };
         state.running.insert(id, entry);
         self.metrics.running.inc();
-        Ok(Ticket { id, figures, killed, running: self.clone(), outcome: None })
+        Ok(Ticket { id, figures, stop, killed, running: self.clone(), outcome: None })
     }
 
     /// Tells a running query to end.
     pub(crate) fn kill(&self, id: u64) -> Result<()> {
         match self.state.lock().running.get(&id) {
             Some(entry) => {
+                entry.stop.kill();
                 entry.kill.send_replace(true);
                 Ok(())
             }
@@ -133,6 +158,7 @@ fn cut(sql: &str) -> String {
 pub(crate) struct Ticket {
     pub id: u64,
     pub figures: Arc<Figures>,
+    pub stop: Arc<Stop>,
     pub killed: watch::Receiver<bool>,
     running: Arc<Running>,
     outcome: Option<Result<(), String>>,
@@ -156,6 +182,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.running.state.lock();
         let Some(entry) = state.running.remove(&self.id) else { return };
+        entry.stop.abandon();
         let (end, error) = match self.outcome.take() {
             Some(Ok(())) => ("done", None),
             Some(Err(e)) => ("failed", Some(e)),

@@ -1,24 +1,33 @@
 //! What the scans of one query share: one read point per shard, one catalog, one set of figures (DESIGN rule 9).
 //!
 //! A shard's view is taken when the first scan of the query asks for it and is the same for all others, so two scans of
-//! a table in one query agree. A shard that cannot be read is an error, never empty, unless the asker said
-//! `partial=allow`; then it is named in the answer.
+//! a table in one query agree; on another node that reads shards for the query, the same holds there. A shard that cannot
+//! be read is an error, never empty, unless the asker said `partial=allow`; then it is named in the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use cluster::Cluster;
 use datafusion::common::DataFusionError;
 use datafusion::execution::config::SessionConfig;
-use model::{Catalog, ShardId};
+use http::Response;
+use hyper::body::Incoming;
+use model::{Catalog, NodeId, ShardId, Timestamp};
 use parking_lot::Mutex;
 use storage::View;
 use tokio::sync::OnceCell;
 
-use crate::engine::{Partial, RunOptions, Shortcuts};
+use crate::distribute::head::Head;
+use crate::distribute::{Placement, calls};
+use crate::engine::{Consistency, Partial, RunOptions, Shortcuts};
 use crate::error::Error;
+use crate::running::Ticket;
+use crate::stop::Stop;
+use crate::told::Told;
 
 /// Counted while a query runs, read by its answer, `system.queries` and the metrics.
 #[derive(Debug, Default)]
@@ -34,7 +43,17 @@ impl Figures {
     }
 }
 
-/// One query's view of the world.
+/// What a query is run with.
+pub(crate) struct Setting {
+    pub database: Arc<str>,
+    /// The run's name among all of the cluster.
+    pub run: Arc<str>,
+    /// The time that `now()` gives.
+    pub now: Timestamp,
+    pub placement: Placement,
+}
+
+/// One run of a query: its view of the world.
 pub(crate) struct Scope {
     pub cluster: Arc<Cluster>,
     /// The catalog that the query is planned against: what its asker may not see is not in it.
@@ -45,31 +64,93 @@ pub(crate) struct Scope {
     pub database: Arc<str>,
     pub shortcuts: Shortcuts,
     pub partial: Partial,
+    pub consistency: Consistency,
     pub figures: Arc<Figures>,
+    /// When it must end.
+    pub stop: Arc<Stop>,
+    pub run: Arc<str>,
+    pub now: Timestamp,
+    /// Which node reads which shard.
+    placement: ArcSwap<Placement>,
+    /// Whether another node coordinates it.
+    visiting: bool,
+    /// For how many it works here: the query that it belongs to, or the requests of others.
+    guests: AtomicUsize,
     views: Mutex<BTreeMap<ShardId, Arc<OnceCell<Arc<View>>>>>,
+    visits: Mutex<BTreeMap<NodeId, Arc<OnceCell<Response<Incoming>>>>>,
+    touched: Mutex<BTreeSet<ShardId>>,
     missing: Mutex<BTreeSet<ShardId>>,
+    /// The greatest age of what was read, in milliseconds and one more; 0: nothing stale was read.
+    lag: AtomicU64,
 }
 
 impl Scope {
-    pub(crate) fn new(cluster: Arc<Cluster>, database: Arc<str>, options: &RunOptions, figures: Arc<Figures>) -> Arc<Scope> {
+    /// Of a query that this node coordinates.
+    pub(crate) fn new(cluster: Arc<Cluster>, setting: Setting, options: &RunOptions, ticket: &Ticket) -> Scope {
         let only = options.access.only_database().cloned();
         let mut catalog = cluster.catalog();
         if let Some(only) = &only {
             let databases = catalog.database(only).map(|database| (only.clone(), database.clone())).into_iter().collect();
             catalog = Arc::new(Catalog { version: catalog.version, databases });
         }
-        let (shortcuts, partial) = (options.shortcuts, options.partial);
-        Arc::new(Scope {
+        Scope {
             cluster,
             catalog,
             only,
-            database,
-            shortcuts,
-            partial,
-            figures,
+            database: setting.database,
+            shortcuts: options.shortcuts,
+            partial: options.partial,
+            consistency: options.consistency,
+            figures: ticket.figures.clone(),
+            stop: ticket.stop.clone(),
+            run: setting.run,
+            now: setting.now,
+            placement: ArcSwap::from_pointee(setting.placement),
+            visiting: false,
+            guests: AtomicUsize::new(1),
             views: Mutex::default(),
+            visits: Mutex::default(),
+            touched: Mutex::default(),
             missing: Mutex::default(),
-        })
+            lag: AtomicU64::new(0),
+        }
+    }
+
+    /// Of a query that another node coordinates: what it reads here is named in its plans.
+    pub(crate) fn visiting(cluster: Arc<Cluster>, head: &Head) -> Scope {
+        Scope {
+            catalog: cluster.catalog(),
+            only: None,
+            database: head.database.clone(),
+            shortcuts: head.shortcuts,
+            partial: Partial::Refuse,
+            consistency: head.consistency,
+            figures: Arc::default(),
+            stop: Stop::after(0, head.left),
+            run: head.run.clone(),
+            now: head.now,
+            placement: ArcSwap::from_pointee(Placement::nowhere(cluster.node_id())),
+            cluster,
+            visiting: true,
+            guests: AtomicUsize::new(0),
+            views: Mutex::default(),
+            visits: Mutex::default(),
+            touched: Mutex::default(),
+            missing: Mutex::default(),
+            lag: AtomicU64::new(0),
+        }
+    }
+
+    /// Which node reads which shard, as far as that is known.
+    pub(crate) fn placement(&self) -> Arc<Placement> {
+        self.placement.load_full()
+    }
+
+    /// Asks around for shards whose node is not known.
+    pub(crate) async fn find(&self, shards: &BTreeSet<ShardId>) {
+        if let Some(found) = self.placement().find(&self.cluster, shards).await {
+            self.placement.store(Arc::new(found));
+        }
     }
 
     /// Whether the asker may see what belongs to a database.
@@ -82,35 +163,104 @@ impl Scope {
         config.get_extension::<Scope>().ok_or_else(|| DataFusionError::Internal("a scan ran outside of a query".to_owned()))
     }
 
-    /// The query's view of a shard; `None` where it cannot be read and the asker is content with a part.
+    /// Carries an error through DataFusion, and to the node that coordinates the query.
+    pub(crate) fn fail(&self, e: Error) -> DataFusionError {
+        match self.visiting {
+            true => DataFusionError::Execution(Told::of(&e).text()),
+            false => e.inside(),
+        }
+    }
+
+    /// The query's view of a shard of this node; `None` where it cannot be read and the asker is content with a part.
     pub(crate) async fn view(&self, shard: ShardId) -> Result<Option<Arc<View>>, Error> {
         let cell = self.views.lock().entry(shard).or_default().clone();
-        let taken = cell
-            .get_or_try_init(|| async {
-                let view = self.cluster.read(shard).await?;
-                self.figures.shards.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, cluster::Error>(Arc::new(view))
-            })
-            .await;
-        match (taken, self.partial) {
+        match (cell.get_or_try_init(|| self.take_view(shard)).await, self.partial) {
             (Ok(view), _) => Ok(Some(view.clone())),
             (Err(e), Partial::Refuse) => Err(e.into()),
             (Err(e), Partial::Allow) => {
                 tracing::warn!(%shard, error = %e, "answering without a shard, as the query allows");
-                self.missing.lock().insert(shard);
+                self.leave_out(shard);
                 Ok(None)
             }
         }
+    }
+
+    async fn take_view(&self, shard: ShardId) -> cluster::Result<Arc<View>> {
+        let view = match self.consistency {
+            Consistency::Linearizable => self.cluster.read(shard).await?,
+            Consistency::Stale => {
+                let (view, age) = self.cluster.read_stale(shard)?;
+                let age = age.ok_or(cluster::Error::NoLeader { shard })?;
+                self.aged(Some(age.as_millis() as u64));
+                view
+            }
+        };
+        self.touch(shard);
+        Ok(Arc::new(view))
+    }
+
+    /// Has a node keep its read points until this run is over.
+    pub(crate) async fn visit(&self, node: NodeId) -> Result<(), Error> {
+        let cell = self.visits.lock().entry(node).or_default().clone();
+        cell.get_or_try_init(|| calls::visit(self, node)).await.map(|_| ())
+    }
+
+    /// A shard is read.
+    pub(crate) fn touch(&self, shard: ShardId) {
+        let mut touched = self.touched.lock();
+        touched.insert(shard);
+        self.figures.shards.store(touched.len() as u64, Ordering::Relaxed);
+    }
+
+    /// The shards that were read.
+    pub(crate) fn touched(&self) -> Vec<ShardId> {
+        self.touched.lock().iter().copied().collect()
+    }
+
+    /// The answer lacks a shard.
+    pub(crate) fn leave_out(&self, shard: ShardId) {
+        self.missing.lock().insert(shard);
     }
 
     /// Shards that were left out.
     pub(crate) fn missing(&self) -> Vec<ShardId> {
         self.missing.lock().iter().copied().collect()
     }
+
+    /// Something of this age was read.
+    pub(crate) fn aged(&self, lag_ms: Option<u64>) {
+        if let Some(lag_ms) = lag_ms {
+            self.lag.fetch_max(lag_ms.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// How old the oldest thing is that was read, where that was asked for.
+    pub(crate) fn lag_ms(&self) -> Option<u64> {
+        (self.consistency == Consistency::Stale).then(|| self.lag.load(Ordering::Relaxed).saturating_sub(1))
+    }
+
+    /// The same, as a time.
+    pub(crate) fn lag(&self) -> Option<Duration> {
+        self.lag_ms().map(Duration::from_millis)
+    }
+
+    /// Another request wants it to work here.
+    pub(crate) fn come(&self) {
+        self.guests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request does not any more; whether it was the last.
+    pub(crate) fn leave(&self) -> bool {
+        self.guests.fetch_sub(1, Ordering::Relaxed) == 1
+    }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("database", &self.database).field("catalog", &self.catalog.version).finish_non_exhaustive()
+        f.debug_struct("Scope")
+            .field("run", &self.run)
+            .field("database", &self.database)
+            .field("catalog", &self.catalog.version)
+            .finish_non_exhaustive()
     }
 }

@@ -5,12 +5,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use chrono::DateTime;
+use datafusion::catalog::Session;
+use datafusion::common::Result;
 use datafusion::execution::config::SessionConfig;
+use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use model::Timestamp;
 use parking_lot::Mutex;
 
@@ -18,7 +26,9 @@ use crate::catalog::{CATALOG, Catalogs};
 use crate::engine::{Inner, Shortcuts};
 use crate::latest::Latest;
 use crate::scope::Scope;
-use crate::time_bucket::TimeBucket;
+use crate::stop::stoppable;
+use crate::sweep::Sweeping;
+use crate::time_bucket;
 
 /// Sessions kept ready; a node with more databases makes them anew.
 const KEPT: usize = 64;
@@ -27,13 +37,15 @@ const KEPT: usize = 64;
 pub(crate) struct Sessions {
     env: Arc<RuntimeEnv>,
     threads: usize,
+    /// Whether plans may run on several nodes.
+    spreads: bool,
     bare: SessionConfig,
     made: Mutex<HashMap<(Arc<str>, Shortcuts), SessionState>>,
 }
 
 impl Sessions {
-    pub(crate) fn new(env: Arc<RuntimeEnv>, threads: usize) -> Sessions {
-        Sessions { env, threads, bare: SessionConfig::new().with_target_partitions(threads), made: Mutex::default() }
+    pub(crate) fn new(env: Arc<RuntimeEnv>, threads: usize, spreads: bool) -> Sessions {
+        Sessions { env, threads, spreads, bare: SessionConfig::new().with_target_partitions(threads), made: Mutex::default() }
     }
 
     /// The session of one query.
@@ -75,18 +87,49 @@ impl Sessions {
         let options = config.options_mut();
         options.sql_parser.enable_ident_normalization = false;
         options.sql_parser.collect_spans = true;
+        if self.spreads {
+            // A subquery that is a step beside the plan cannot be cut into stages.
+            options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        }
         if shortcuts == Shortcuts::Off {
             options.optimizer.enable_dynamic_filter_pushdown = false;
             options.optimizer.enable_sort_pushdown = false;
             options.optimizer.enable_topk_aggregation = false;
             options.optimizer.repartition_aggregations = false;
         }
-        let mut state = SessionStateBuilder::new().with_config(config).with_runtime_env(self.env.clone()).with_default_features().build();
-        let bucket = Arc::new(ScalarUDF::new_from_impl(TimeBucket::new()));
-        datafusion::execution::FunctionRegistry::register_udf(&mut state, bucket).expect("a fresh session takes functions");
+        let mut state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(self.env.clone())
+            .with_default_features()
+            .with_query_planner(Arc::new(Planner))
+            .with_physical_optimizer_rules(rules(shortcuts))
+            .build();
+        time_bucket::register(&mut state);
         for name in ["latest", "LATEST", "Latest"] {
             state.register_udtf(name, Arc::new(Latest));
         }
         state
+    }
+}
+
+/// DataFusion's rules for plans, and ours among them.
+fn rules(shortcuts: Shortcuts) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    if shortcuts == Shortcuts::On {
+        let place = rules.iter().position(|r| r.name() == "PushdownSort").expect("DataFusion has this rule");
+        rules.insert(place + 1, Arc::new(Sweeping));
+    }
+    rules
+}
+
+/// DataFusion's planner, and what our plans have besides.
+#[derive(Debug)]
+struct Planner;
+
+#[async_trait]
+impl QueryPlanner for Planner {
+    async fn create_physical_plan(&self, logical: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = DefaultPhysicalPlanner::default().create_physical_plan(logical, session).await?;
+        stoppable(plan, &Scope::of(session.config())?.stop)
     }
 }

@@ -9,7 +9,7 @@ pub struct Sources {
     pub settings: Box<dyn Fn() -> Vec<Setting> + Send + Sync>,
     /// `system.refused_lines`, oldest first.
     pub refused_lines: Box<dyn Fn() -> Vec<RefusedLine> + Send + Sync>,
-    /// `system.nodes`.
+    /// This node, for `system.nodes`.
     pub nodes: Box<dyn Fn() -> Vec<Node> + Send + Sync>,
 }
 
@@ -54,6 +54,6 @@ pub struct Node {
     pub version: String,
     /// `ready`, `draining`, `down`.
     pub state: String,
-    /// When it started.
-    pub started: Timestamp,
+    /// When it started, where that is known.
+    pub started: Option<Timestamp>,
 }

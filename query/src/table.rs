@@ -45,13 +45,6 @@ impl Table {
         Table { database, table, which, schema }
     }
 
-    /// The columns in the order of [`arrow_schema`].
-    fn columns(&self) -> Vec<ScanColumn> {
-        let tags = self.table.tags().into_iter().map(|c| ScanColumn::Column(c.id));
-        let fields = self.table.fields().map(|c| ScanColumn::Column(c.id));
-        std::iter::once(ScanColumn::Time).chain(tags).chain(fields).collect()
-    }
-
     /// What the filters leave of the table.
     fn bounds(&self, scope: &Scope, filters: &[Expr]) -> Bounds {
         match scope.shortcuts {
@@ -59,6 +52,20 @@ impl Table {
             Shortcuts::On => Bounds::of(filters, &self.table),
         }
     }
+}
+
+/// All columns of a table in the order of [`arrow_schema`].
+fn columns(table: &TableSchema) -> Vec<ScanColumn> {
+    let tags = table.tags().into_iter().map(|c| ScanColumn::Column(c.id));
+    let fields = table.fields().map(|c| ScanColumn::Column(c.id));
+    std::iter::once(ScanColumn::Time).chain(tags).chain(fields).collect()
+}
+
+/// The Arrow schema of some columns of a table, if it has them.
+pub(crate) fn schema_of(table: &TableSchema, projection: &[ScanColumn]) -> Option<SchemaRef> {
+    let columns = columns(table);
+    let places: Option<Vec<usize>> = projection.iter().map(|asked| columns.iter().position(|c| c == asked)).collect();
+    Some(Arc::new(arrow_schema(table).project(&places?).expect("the places are in the schema")))
 }
 
 #[async_trait]
@@ -89,7 +96,7 @@ impl TableProvider for Table {
         let scope = Scope::of(state.config())?;
         let bounds = self.bounds(&scope, filters);
         let shards = bounds.shards(&self.database, &self.table, &scope.cluster.shard_map(), scope.cluster.shards());
-        let columns = self.columns();
+        let columns = columns(&self.table);
         let projection: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..columns.len()).collect());
         let schema = Arc::new(self.schema.project(&projection)?);
         if shards.is_empty() {
@@ -107,7 +114,7 @@ impl TableProvider for Table {
             batch_rows: state.config().batch_size(),
         };
         let name = format!("{}.{}", self.database.name, self.table.name);
-        let scan = ShardScanExec::new(scope, name, self.which, request, schema, shards).await?;
+        let scan = ShardScanExec::plan(&scope, name, self.which, request, schema, shards).await?;
         let limit = limit.filter(|_| filters.is_empty());
         Ok(Arc::new(scan.with_limit(limit)))
     }

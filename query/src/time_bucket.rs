@@ -6,6 +6,8 @@ use std::sync::Arc;
 use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit, TimeUnit};
 use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::execution::FunctionRegistry;
+use datafusion::execution::session_state::SessionState;
 use datafusion::functions::datetime::date_bin;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
@@ -23,6 +25,12 @@ impl TimeBucket {
     pub(crate) fn new() -> TimeBucket {
         TimeBucket { signature: Signature::user_defined(Volatility::Immutable), date_bin: date_bin() }
     }
+}
+
+/// Lets a session use it.
+pub(crate) fn register(session: &mut SessionState) {
+    let bucket = Arc::new(ScalarUDF::new_from_impl(TimeBucket::new()));
+    session.register_udf(bucket).expect("a session takes functions");
 }
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);

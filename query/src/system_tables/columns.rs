@@ -47,6 +47,10 @@ fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(TimestampNanosecondArray::from_iter_values(values))
 }
 
+fn perhaps_times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(TimestampNanosecondArray::from_iter(values))
+}
+
 pub(crate) fn nodes(nodes: &[Node]) -> Columns {
     vec![
         ("node_id", texts(nodes.iter().map(|n| &n.node_id))),
@@ -55,7 +59,7 @@ pub(crate) fn nodes(nodes: &[Node]) -> Columns {
         ("rpc", perhaps_texts(nodes.iter().map(|n| n.rpc.as_ref()))),
         ("version", texts(nodes.iter().map(|n| &n.version))),
         ("state", texts(nodes.iter().map(|n| &n.state))),
-        ("started", times(nodes.iter().map(|n| n.started.0))),
+        ("started", perhaps_times(nodes.iter().map(|n| n.started.map(|t| t.0)))),
     ]
 }
 
@@ -149,18 +153,22 @@ pub(crate) fn columns(catalog: &Catalog) -> Columns {
     ]
 }
 
-pub(crate) fn queries(queries: &[Seen]) -> Columns {
+/// Queries by the node that coordinates them.
+pub(crate) fn queries(of: &[(String, Vec<Seen>)]) -> Columns {
+    let all: Vec<(&str, &Seen)> = of.iter().flat_map(|(node, queries)| queries.iter().map(move |q| (node.as_str(), q))).collect();
+    let queries = || all.iter().map(|(_, query)| query);
     vec![
-        ("query_id", counts(queries.iter().map(|q| q.id))),
-        ("database", texts(queries.iter().map(|q| &q.database))),
-        ("state", texts(queries.iter().map(|q| q.state))),
-        ("started", times(queries.iter().map(|q| q.started.0))),
-        ("elapsed_us", counts(queries.iter().map(|q| q.elapsed.as_micros() as u64))),
-        ("rows", counts(queries.iter().map(|q| q.rows))),
-        ("rows_scanned", counts(queries.iter().map(|q| q.rows_scanned))),
-        ("shards", counts(queries.iter().map(|q| q.shards))),
-        ("sql", texts(queries.iter().map(|q| &q.sql))),
-        ("error", perhaps_texts(queries.iter().map(|q| q.error.as_ref()))),
+        ("query_id", counts(queries().map(|q| q.id))),
+        ("node_id", texts(all.iter().map(|(node, _)| node))),
+        ("database", texts(queries().map(|q| &q.database))),
+        ("state", texts(queries().map(|q| &q.state))),
+        ("started", times(queries().map(|q| q.started.0))),
+        ("elapsed_us", counts(queries().map(|q| q.elapsed.as_micros() as u64))),
+        ("rows", counts(queries().map(|q| q.rows))),
+        ("rows_scanned", counts(queries().map(|q| q.rows_scanned))),
+        ("shards", counts(queries().map(|q| q.shards))),
+        ("sql", texts(queries().map(|q| &q.sql))),
+        ("error", perhaps_texts(queries().map(|q| q.error.as_ref()))),
     ]
 }
 

@@ -7,25 +7,29 @@ mod devices;
 
 use std::sync::Arc;
 
+use cluster::NodeState;
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::{DataFusionError, Result};
+use futures::future::join_all;
 
+use crate::distribute::calls;
 use crate::engine::Inner;
 use crate::scope::Scope;
+use crate::sources::Node;
 
 /// All of them.
 pub(crate) const NAMES: [&str; 11] =
     ["nodes", "shards", "files", "databases", "tables", "columns", "queries", "moves", "refused_lines", "settings", "devices"];
 
 /// The system table of this name.
-pub(crate) fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<Option<Arc<dyn TableProvider>>> {
+pub(crate) async fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<Option<Arc<dyn TableProvider>>> {
     let columns = match name {
-        "nodes" => columns::nodes(&(engine.sources.nodes)()),
-        "shards" => columns::shards(&engine.cluster.shard_status()),
+        "nodes" => columns::nodes(&nodes(engine).await),
+        "shards" => columns::shards(&engine.cluster.figures().await.0),
         "files" => {
-            let mut files = engine.cluster.files();
+            let (_, mut files) = engine.cluster.figures().await;
             files.retain(|(_, file)| scope.only.is_none() || scope.catalog.table(file.table).is_some());
             columns::files(&files, &scope.catalog)
         }
@@ -33,8 +37,9 @@ pub(crate) fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<Option<
         "tables" => columns::tables(&scope.catalog),
         "columns" => columns::columns(&scope.catalog),
         "queries" => {
-            let mut queries = engine.running.seen();
-            queries.retain(|query| scope.sees(&query.database));
+            let mut queries = vec![(engine.cluster.this_node().name.clone(), engine.running.seen())];
+            queries.extend(calls::queries(&engine.cluster).await);
+            queries.iter_mut().for_each(|(_, queries)| queries.retain(|query| scope.sees(&query.database)));
             columns::queries(&queries)
         }
         "moves" => columns::moves(),
@@ -50,6 +55,33 @@ pub(crate) fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<Option<
         _ => return Ok(None),
     };
     rows(columns).map(|t| Some(Arc::new(t) as Arc<dyn TableProvider>))
+}
+
+/// This node as it knows itself, and the others as the cluster knows them: `down` is one that does not answer.
+async fn nodes(engine: &Inner) -> Vec<Node> {
+    let mut nodes = (engine.sources.nodes)();
+    let me = engine.cluster.node_id();
+    let others = engine.cluster.nodes().into_iter().filter(|n| n.id != me);
+    let others = others.map(|node| async move {
+        let state = match node.state {
+            NodeState::Gone => "gone".to_owned(),
+            _ if !engine.cluster.is_alive(node.id).await => "down".to_owned(),
+            NodeState::Draining => "draining".to_owned(),
+            NodeState::Active => "ready".to_owned(),
+        };
+        Node {
+            node_id: node.name,
+            roles: node.roles.to_string(),
+            http: node.http,
+            rpc: Some(node.rpc).filter(|rpc| !rpc.is_empty()),
+            version: node.version,
+            state,
+            started: None,
+        }
+    });
+    nodes.extend(join_all(others).await);
+    nodes.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+    nodes
 }
 
 /// A table of columns that are at hand.

@@ -31,12 +31,17 @@ impl Chance {
     }
 }
 
-const QUESTIONS: [&str; 7] = [
+const QUESTIONS: [&str; 12] = [
     "SELECT * FROM phone ORDER BY device_id, os, time",
     "SELECT * FROM latest(phone) ORDER BY device_id, os",
     "SELECT count(*), count(v), sum(n), min(time), max(s) FROM phone",
     "SELECT * FROM phone WHERE device_id = 'p3' AND time > '1970-01-01T05:00:00Z' ORDER BY os, time",
     "SELECT * FROM phone WHERE device_id IS NULL OR os = 'a' ORDER BY device_id, os, time",
+    "SELECT * FROM phone ORDER BY time DESC, device_id, os LIMIT 5",
+    "SELECT time, v FROM phone WHERE v > 20 ORDER BY time DESC, device_id, os LIMIT 7",
+    "SELECT * FROM phone WHERE device_id = 'p3' ORDER BY time DESC, os LIMIT 3",
+    "SELECT device_id, time FROM phone WHERE time > '1970-01-01T05:00:00Z' ORDER BY time, device_id, os LIMIT 4",
+    "SELECT (SELECT max(time) FROM phone WHERE n > 5) AS newest, (SELECT min(time) FROM phone WHERE device_id = 'p1') AS oldest",
     "SELECT device_id, os, time_bucket('5h', time) AS t, count(*), sum(n), last_value(v ORDER BY time) FROM phone GROUP BY device_id, os, t ORDER BY device_id, os, t",
     "SELECT * FROM (SELECT time, device_id, os, v FROM phone WHERE time BETWEEN '1970-01-01T03:00:00Z' AND '1970-01-02T02:00:00Z') WHERE v > 20 ORDER BY device_id, os, time",
 ];

@@ -65,6 +65,73 @@ async fn a_query_stops_when_nobody_wants_it_any_more() {
     node.cluster.shutdown().await;
 }
 
+/// Compute without ever giving a row: pairs that the filter refuses, pairs that are only counted, pairs of one key.
+const BUSY: [&str; 5] = [
+    "SELECT count(*) FROM generate_series(1, 1000000) a JOIN generate_series(1, 1000000) b ON a.value + b.value < 0",
+    "SELECT max(a.value), max(b.value) FROM generate_series(1, 1000000) a LEFT JOIN generate_series(1, 1000000) b ON a.value * b.value < 0",
+    "SELECT sum(a.value * b.value) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b",
+    "SELECT count(*) FROM (SELECT 1 AS k, value FROM generate_series(1, 1000000)) a JOIN (SELECT 1 AS k, value FROM \
+     generate_series(1, 1000000)) b ON a.k = b.k WHERE a.value + b.value < 0",
+    "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x % 7 FROM n) SELECT count(*) FROM n",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_never_yields_stops_at_its_deadline_and_lets_others_go_on() {
+    let node = std::sync::Arc::new(Node::with(|o| o.threads = 2).await);
+    for busy in BUSY {
+        let started = Instant::now();
+        let stopping = [(); 3].map(|()| {
+            let node = node.clone();
+            tokio::spawn(async move {
+                let options = RunOptions { timeout: Some(Duration::from_millis(1_500)), ..RunOptions::default() };
+                node.csv(busy, options).await.map(drop)
+            })
+        });
+        let asked = Instant::now();
+        assert_eq!(node.ask("SELECT 1 AS one").await, "one\n1\n");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{busy}: {:?}", asked.elapsed());
+        for stopped in stopping {
+            let stopped = stopped.await.unwrap();
+            assert!(matches!(stopped, Err(Error::Deadline { .. })), "{busy}: {stopped:?}");
+        }
+        assert!(started.elapsed() < Duration::from_millis(2_900), "{busy}: {:?}", started.elapsed());
+    }
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_never_yields_can_be_killed_and_left() {
+    let node = std::sync::Arc::new(Node::with(|o| o.threads = 1).await);
+    let under_way = || async {
+        node.ask("SELECT query_id FROM system.queries WHERE state = 'running' AND sql LIKE '%+ b.value%' AND sql NOT LIKE '%system%'").await
+    };
+    for kill in [true, false] {
+        let asking = tokio::spawn({
+            let node = node.clone();
+            async move { node.csv(BUSY[0], RunOptions::default()).await }
+        });
+        let started = Instant::now();
+        let id = loop {
+            match under_way().await.trim_start_matches("query_id\n").trim() {
+                "" => assert!(started.elapsed() < Duration::from_secs(20)),
+                id => break id.to_owned(),
+            }
+        };
+        let ended = Instant::now();
+        match kill {
+            true => {
+                node.ask(&format!("KILL QUERY {id}")).await;
+                assert!(matches!(asking.await.unwrap(), Err(Error::Killed { .. })));
+            }
+            false => asking.abort(),
+        }
+        while under_way().await != "query_id\n" {
+            assert!(ended.elapsed() < Duration::from_secs(2), "still running after {:?}", ended.elapsed());
+        }
+    }
+    node.cluster.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_query_too_many_is_told_to_come_again() {
     let node = std::sync::Arc::new(Node::with(|o| o.max_concurrent = 2).await);

@@ -116,3 +116,41 @@ async fn two_scans_of_one_query_agree_while_points_come_in() {
     assert!(writing.await.unwrap() > 0);
     node.cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_rows_are_found_without_reading_history() {
+    let node = Node::start().await;
+    let day = 86_400_000_000_000i64;
+    for d in 0..20 {
+        let lines: Vec<String> =
+            (0..200).map(|i| format!("phone,device_id=p{},os=a v={i} {}", i % 20, d * day + i * 60_000_000_000)).collect();
+        node.write(&lines.join("\n")).await;
+        if d % 3 == 0 {
+            node.ask("FLUSH").await;
+        }
+    }
+    for (sql, at_most) in [
+        ("SELECT time, v FROM phone ORDER BY time DESC LIMIT 3", 300),
+        ("SELECT time, v FROM phone WHERE device_id = 'p7' ORDER BY time DESC LIMIT 1", 10),
+        ("SELECT time, v FROM phone WHERE device_id = 'p7' AND v > 100 ORDER BY time LIMIT 1", 20),
+        ("SELECT time, device_id, v FROM phone WHERE v = 7 ORDER BY time DESC, device_id LIMIT 4", 4_000),
+        ("SELECT max(time) FROM phone", 300),
+        ("SELECT min(time) FROM phone WHERE v > 150", 300),
+    ] {
+        let quick = node.engine.run("default", sql, RunOptions::default()).await.unwrap();
+        let schema = quick.schema().clone();
+        let mut quick = quick;
+        let mut rows = Vec::new();
+        while let Some(batch) = quick.next().await {
+            rows.push(batch.unwrap());
+        }
+        let scanned = quick.summary().rows_scanned;
+        let rows = String::from_utf8(query::Format::Csv.write(&schema, &rows).unwrap()).unwrap();
+        let slow = node.csv(sql, RunOptions { shortcuts: Shortcuts::Off, ..RunOptions::default() }).await.unwrap();
+        assert_eq!(rows, slow, "{sql}");
+        assert!(scanned <= at_most, "{sql}: {scanned} rows\n{}", plan(&node, &format!("EXPLAIN ANALYZE {sql}")).await);
+    }
+    let shown = plan(&node, "EXPLAIN SELECT v FROM phone ORDER BY time DESC LIMIT 3").await;
+    assert!(shown.contains("newest first"), "{shown}");
+    node.cluster.shutdown().await;
+}

@@ -7,6 +7,7 @@
 //! source that stands alone is passed through as it is, sources of different series follow each other.
 
 mod key_filter;
+mod sweep;
 pub(crate) mod view;
 
 use std::ops::RangeInclusive;
@@ -17,6 +18,7 @@ use arrow::record_batch::RecordBatch;
 use model::{ColumnId, ColumnKind, ColumnType, TableSchema};
 
 pub(crate) use self::key_filter::KeyFilter;
+pub use self::sweep::Sweep;
 pub use self::view::View;
 use crate::Result;
 

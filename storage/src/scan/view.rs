@@ -146,7 +146,7 @@ impl View {
 
     /// The request without the rows that retention hides. Refused if rows may have tags that its schema does not know: it
     /// would take two series for one. A field that it does not know is not asked for and does no harm.
-    fn visible(&self, request: &ScanRequest) -> Result<ScanRequest> {
+    pub(super) fn visible(&self, request: &ScanRequest) -> Result<ScanRequest> {
         let table = &request.table;
         let in_files = self.files.get(&table.id).into_iter().flatten().map(|f| f.schema_version);
         let in_memory = self.memtables.iter().filter_map(|tables| tables.get(&table.id));
@@ -162,7 +162,7 @@ impl View {
         Ok(request)
     }
 
-    fn files_for<'a>(&'a self, request: &'a ScanRequest) -> impl Iterator<Item = &'a Arc<FileMeta>> {
+    pub(super) fn files_for<'a>(&'a self, request: &'a ScanRequest) -> impl Iterator<Item = &'a Arc<FileMeta>> {
         let filter = KeyFilter::new(request);
         self.files.get(&request.table.id).into_iter().flatten().filter(move |file| {
             file.min_time <= *request.times.end()

@@ -1,0 +1,393 @@
+//! One statement's journey: placed, planned, run where its shards are, answered.
+//!
+//! The first rows are awaited before the asker hears anything, because until then a query can begin anew: once, when a
+//! node was lost, a shard has moved, or the schema is newer than the plan. After the first rows an error ends the
+//! answer (DESIGN rule 10). The steps are [`Question::begin`] and [`Question::execute`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cluster::Permission;
+use datafusion::arrow::array::{RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use futures::{StreamExt, TryStreamExt, stream};
+use model::schema::DEFAULT_DATABASE;
+use model::{ErrorKind, NodeId, ShardId, Timestamp};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::answer::Part;
+use crate::carry_out::carry_out;
+use crate::command::Command;
+use crate::distribute::placement::{only_scans, shards_of};
+use crate::distribute::{Course, Placement, calls, explained, gathered, spread};
+use crate::engine::{Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
+use crate::error::Error;
+use crate::running::Ticket;
+use crate::scope::{Scope, Setting};
+use crate::stop::Stop;
+use crate::{Result, allowed, command, limits};
+
+/// How long a query waits for shards to have a leader again before it begins anew.
+const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at who leads.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Which nodes may work on a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All that have a shard of it.
+    Cluster,
+    /// This one: another sent it here.
+    Here,
+}
+
+/// One statement on its way.
+pub(crate) struct Question {
+    pub engine: Arc<Inner>,
+    pub database: Arc<str>,
+    pub sql: String,
+    pub options: RunOptions,
+    pub now: Timestamp,
+    pub reach: Reach,
+}
+
+/// What is known of an answer once its first rows are there.
+pub(crate) struct Begun {
+    pub schema: SchemaRef,
+    pub scope: Arc<Scope>,
+}
+
+/// Rows of a run.
+struct Rows {
+    stream: SendableRecordBatchStream,
+    /// The plan, if several nodes work on it: it knows their figures at the end.
+    spread: Option<Arc<dyn ExecutionPlan>>,
+}
+
+impl From<SendableRecordBatchStream> for Rows {
+    fn from(stream: SendableRecordBatchStream) -> Rows {
+        Rows { stream, spread: None }
+    }
+}
+
+/// Begins the query, then passes its rows on until they end, the deadline passes, somebody kills it, or nobody wants it.
+pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot::Sender<Result<Begun>>, parts: mpsc::Sender<Part>) {
+    let bound = Bound(ticket.stop.clone());
+    let (scope, mut rows, first) = match question.begin_once_or_twice(&bound, &mut ticket).await {
+        Ok(begun) => begun,
+        Err(e) => {
+            log(&e);
+            ticket.ended(Err(&e));
+            let _ = ready.send(Err(e)); // Nobody waits if the asker has left.
+            return;
+        }
+    };
+    if ready.send(Ok(Begun { schema: rows.stream.schema(), scope: scope.clone() })).is_err() {
+        return;
+    }
+    let figures = ticket.figures.clone();
+    let mut next = first;
+    let failed = loop {
+        let Some(batch) = next else { break None };
+        figures.rows_answered.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        match bound.run(&mut ticket, parts.send(Part::Rows(batch))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(e) => break Some(e),
+        }
+        match bound.run(&mut ticket, rows.stream.next()).await {
+            Ok(batch) => match batch.transpose() {
+                Ok(batch) => next = batch,
+                Err(e) => break Some(name_shards(&scope, e.into())),
+            },
+            Err(e) => break Some(e),
+        }
+    };
+    drop(rows.stream);
+    if let (None, Some(plan)) = (&failed, rows.spread) {
+        gathered(plan, &scope).await;
+    }
+    let last = match failed {
+        None => {
+            ticket.ended(Ok(()));
+            Part::End
+        }
+        Some(e) => {
+            log(&e);
+            ticket.ended(Err(&e));
+            Part::Failed(e)
+        }
+    };
+    let _ = parts.send(last).await; // The same: nobody may be there.
+}
+
+fn log(e: &Error) {
+    match e.kind() {
+        ErrorKind::YourRequest => tracing::debug!(error = %e, "query failed"),
+        ErrorKind::TryAgain => tracing::info!(error = %e, "query failed"),
+        ErrorKind::Broken => tracing::error!(error = %e, "query failed"),
+    }
+}
+
+/// Says which shards a lost node was to read.
+fn name_shards(scope: &Scope, e: Error) -> Error {
+    let Error::Lost { node: Some(node), why } = e else { return e };
+    let placement = scope.placement();
+    let shards: Vec<String> = placement.nodes().iter().filter(|(_, n)| **n == node).map(|(shard, _)| shard.to_string()).collect();
+    match shards.is_empty() {
+        true => Error::Lost { node: Some(node), why },
+        false => Error::Lost { node: None, why: format!("could not read shard {}: {why}", shards.join(", ")) },
+    }
+}
+
+/// Until when a query may run.
+struct Bound(Arc<Stop>);
+
+impl Bound {
+    async fn run<T>(&self, ticket: &mut Ticket, work: impl Future<Output = T>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = ticket.wait_killed() => Err(self.0.killed()),
+            done = tokio::time::timeout_at(self.0.deadline().into(), work) => done.map_err(|_| self.0.overdue()),
+        }
+    }
+}
+
+impl Question {
+    /// The run whose first rows are there: the first, or one more where that can help.
+    async fn begin_once_or_twice(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Arc<Scope>, Rows, Option<RecordBatch>)> {
+        let mut avoid = BTreeSet::new();
+        for attempt in 0.. {
+            let scope = Arc::new(self.scope(ticket, attempt, &avoid));
+            let begun = async {
+                let mut rows = self.begin(&scope).await?;
+                let first = rows.stream.try_next().await?;
+                Ok((rows, first))
+            };
+            let e = match bound.run(ticket, begun).await.and_then(|begun| begun) {
+                Ok((rows, first)) => return Ok((scope, rows, first)),
+                Err(e) => e,
+            };
+            let again =
+                attempt == 0 && self.reach == Reach::Cluster && bound.run(ticket, self.can_begin_anew(&scope, &e, &mut avoid)).await?;
+            if !again {
+                return Err(name_shards(&scope, e));
+            }
+            tracing::info!(error = %e, "the query begins anew");
+            self.engine.metrics.begun_anew.inc();
+        }
+        unreachable!("the second attempt is the last")
+    }
+
+    /// The world of one attempt.
+    fn scope(&self, ticket: &Ticket, attempt: u32, avoid: &BTreeSet<NodeId>) -> Scope {
+        let cluster = &self.engine.cluster;
+        let setting = Setting {
+            database: self.database.clone(),
+            run: format!("{}-{}-{}-{attempt}", cluster.node_id(), cluster.this_node().incarnation, ticket.id).into(),
+            now: self.now,
+            placement: Placement::take(cluster, self.options.consistency, avoid),
+        };
+        Scope::new(cluster.clone(), setting, &self.options, ticket)
+    }
+
+    /// Whether another attempt may go better. Waits for that, within bounds.
+    async fn can_begin_anew(&self, scope: &Scope, e: &Error, avoid: &mut BTreeSet<NodeId>) -> bool {
+        let cluster = &self.engine.cluster;
+        match e {
+            Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => cluster.refresh().await.is_ok(),
+            // Another node may have agreed on it just now.
+            Error::Sql { .. } | Error::NoDatabase { .. } if cluster.peers().is_some() => {
+                cluster.refresh().await.is_ok() && cluster.catalog().version > scope.catalog.version
+            }
+            Error::Elsewhere { shard, .. } | Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => {
+                match self.options.partial {
+                    Partial::Allow => true,
+                    Partial::Refuse => self.wait_for_leaders(&[*shard].into(), None).await,
+                }
+            }
+            Error::Lost { node: Some(node), .. } => match self.options.partial {
+                Partial::Allow => avoid.insert(*node),
+                Partial::Refuse => {
+                    let placement = scope.placement();
+                    let shards = placement.nodes().iter().filter(|(_, n)| *n == node).map(|(shard, _)| *shard).collect();
+                    self.wait_for_leaders(&shards, Some(*node)).await
+                }
+            },
+            Error::Lost { node: None, .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Returns when each of these shards is led, by another node than `lost` unless that answers again.
+    async fn wait_for_leaders(&self, shards: &BTreeSet<ShardId>, lost: Option<NodeId>) -> bool {
+        let cluster = &self.engine.cluster;
+        let all_led = async {
+            for &shard in shards {
+                loop {
+                    if cluster.leader(shard).is_none_or(|leader| leader != cluster.node_id()) {
+                        cluster.led_by(shard, None);
+                    }
+                    match cluster.find_leader(shard).await {
+                        Some(leader) if Some(leader) != lost || cluster.is_alive(leader).await => break,
+                        _ => tokio::time::sleep(LOOK_AGAIN).await,
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(LEADER_PATIENCE, all_led).await.is_ok()
+    }
+
+    /// The steps of every statement: bounds, command or plan, execution.
+    async fn begin(&self, scope: &Arc<Scope>) -> Result<Rows> {
+        let refused = |_: &Error| {
+            self.engine.metrics.refused.inc();
+        };
+        let tokens = limits::tokens(&self.sql, self.engine.options.max_sql_bytes).inspect_err(refused)?;
+        let access = &self.options.access;
+        match command::parse(&tokens, &self.database).inspect_err(refused)? {
+            None => {
+                access.check(Permission::Read, Some(&self.database))?;
+                self.execute(scope, &self.sql).await
+            }
+            Some(Command::Show { sql }) => {
+                access.check(Permission::Read, Some(&self.database))?;
+                self.execute(scope, &sql).await
+            }
+            Some(command) if self.options.verbs == Verbs::Ask => Err(Error::ReadOnly { what: command.name().to_owned() }),
+            Some(command) => {
+                let (permission, database) = command.needs(&self.database);
+                access.check(permission, database)?;
+                said(carry_out(command, &self.database, &self.engine).await?).map(Rows::from)
+            }
+        }
+    }
+
+    /// The steps of every question: a plan, the nodes of its shards, the rows.
+    async fn execute(&self, scope: &Arc<Scope>, sql: &str) -> Result<Rows> {
+        // A new node has no database yet; the default one is there for whoever asks.
+        if scope.catalog.database(&self.database).is_none() && *self.database != *DEFAULT_DATABASE {
+            return Err(Error::NoDatabase { name: self.database.to_string() });
+        }
+        let keeps = scope.shortcuts == Shortcuts::On && self.options.parameters.is_empty();
+        let kept = keeps.then(|| self.engine.plans.get(scope, sql)).flatten();
+        let (plan, session) = match kept {
+            Some(plan) => {
+                self.engine.metrics.plans_reused.inc();
+                (reset_plan_states(plan)?, None)
+            }
+            None => {
+                let session = self.engine.sessions.session(scope, &self.engine, self.now);
+                let (logical, plan) = self.plan(&session, sql).await?;
+                if keeps {
+                    self.engine.plans.keep(scope, sql, &logical, &plan);
+                }
+                let plan = match &logical {
+                    LogicalPlan::Explain(explain) if !scope.placement().is_alone() => {
+                        explained(&self.engine, scope, &session, explain, plan).await?
+                    }
+                    _ => plan,
+                };
+                (plan, Some(session))
+            }
+        };
+        let shards = shards_of(&plan);
+        match self.course(scope, &shards).await? {
+            Course::There(node) if scope.only.is_none() && only_scans(&plan) => self.send_whole(scope, node, sql).await,
+            Course::Spread => {
+                let session = session.unwrap_or_else(|| self.engine.sessions.session(scope, &self.engine, self.now));
+                let (plan, session) = spread(&self.engine, scope, session, plan).await?;
+                shards.iter().for_each(|shard| scope.touch(*shard));
+                Ok(Rows { stream: execute_stream(plan.clone(), session.task_ctx())?, spread: Some(plan) })
+            }
+            // What is elsewhere is read from there, row by row.
+            Course::Here | Course::There(_) => {
+                let context = session.map_or_else(|| self.engine.sessions.bare_context(scope), |session| session.task_ctx());
+                execute_stream(plan, context).map(Rows::from).map_err(Error::from)
+            }
+        }
+    }
+
+    /// Where a plan that reads these shards is run.
+    async fn course(&self, scope: &Scope, shards: &BTreeSet<ShardId>) -> Result<Course> {
+        scope.find(shards).await;
+        let placement = scope.placement();
+        for &shard in shards.iter().filter(|shard| placement.node_of(**shard).is_none()) {
+            match scope.partial {
+                Partial::Allow => scope.leave_out(shard),
+                Partial::Refuse => return Err(cluster::Error::NoLeader { shard }.into()),
+            }
+        }
+        let course = placement.course(shards);
+        match (self.reach, course) {
+            (Reach::Cluster, _) | (_, Course::Here) => Ok(course),
+            (Reach::Here, _) => {
+                let shard = shards.iter().find(|shard| placement.node_of(**shard) != Some(placement.me())).copied().unwrap_or(ShardId(0));
+                Err(Error::Elsewhere { shard, why: format!("shard {shard} is not led by the node that was asked for it") })
+            }
+        }
+    }
+
+    async fn send_whole(&self, scope: &Arc<Scope>, node: NodeId, sql: &str) -> Result<Rows> {
+        let statement = calls::Statement { sql: sql.to_owned(), parameters: self.options.parameters.clone() };
+        let (schema, rows) = calls::run(scope.clone(), node, &statement).await?;
+        let stream: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, rows.map_err(Error::inside)));
+        Ok(stream.into())
+    }
+
+    async fn plan(&self, session: &SessionState, sql: &str) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>)> {
+        let plan = session.statement_to_plan(parse(session, sql)?).await?;
+        limits::check_plan(&plan)?;
+        allowed::check(&plan)?;
+        let plan = match self.options.parameters.is_empty() {
+            true => plan,
+            false => plan.with_param_values(values(&self.options.parameters))?,
+        };
+        let steps = session.create_physical_plan(&plan).await?;
+        Ok((plan, steps))
+    }
+}
+
+/// The one statement of the text.
+fn parse(session: &SessionState, sql: &str) -> Result<Statement> {
+    let mut statements = DFParserBuilder::new(sql)
+        .with_dialect(&GenericDialect {})
+        .with_recursion_limit(session.config_options().sql_parser.recursion_limit.get())
+        .build()?
+        .parse_statements()?;
+    match (statements.pop_front(), statements.is_empty()) {
+        (Some(statement), true) => Ok(statement),
+        (Some(_), false) => Err(Error::sql("one statement at a time: the text has several")),
+        (None, _) => Err(Error::sql("the text has no statement")),
+    }
+}
+
+fn values(parameters: &BTreeMap<String, Parameter>) -> ParamValues {
+    let value = |p: &Parameter| match p {
+        Parameter::Null => ScalarValue::Null,
+        Parameter::Bool(b) => ScalarValue::Boolean(Some(*b)),
+        Parameter::Int(i) => ScalarValue::Int64(Some(*i)),
+        Parameter::UInt(u) => ScalarValue::UInt64(Some(*u)),
+        Parameter::Float(f) => ScalarValue::Float64(Some(*f)),
+        Parameter::Text(t) => ScalarValue::Utf8View(Some(t.clone())),
+    };
+    parameters.iter().map(|(name, p)| (name.clone(), value(p))).collect::<HashMap<String, ScalarValue>>().into()
+}
+
+/// A command's answer: one row that says what was done.
+fn said(what: String) -> Result<SendableRecordBatchStream> {
+    let schema = Arc::new(Schema::new(vec![Field::new("result", DataType::Utf8, false)]));
+    let row = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(vec![what]))]).map_err(DataFusionError::from)?;
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(row)]))))
+}

@@ -1,0 +1,115 @@
+//! An error on its way from one node of a query to another.
+//!
+//! DataFusion carries its errors between nodes as text. Ours keep their kind and their nouns in it: a mark, then JSON.
+
+use model::{ErrorKind, NodeId, ShardId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Stands before the JSON.
+const MARK: &str = "alluvium told: ";
+
+/// What is kept of an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    kind: Kind,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shard: Option<ShardId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<NodeId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    YourRequest,
+    NoDatabase,
+    OverMemory,
+    TryAgain,
+    Broken,
+    /// The shard is not read where it was thought to be.
+    Elsewhere,
+    /// The question was planned with an older schema than the rows have.
+    StaleSchema,
+    /// A node went away.
+    Lost,
+    Ended,
+}
+
+impl Told {
+    /// What there is to tell.
+    pub(crate) fn of(e: &Error) -> Told {
+        let (kind, shard) = match e {
+            Error::NoDatabase { .. } => (Kind::NoDatabase, None),
+            Error::OverMemory { .. } => (Kind::OverMemory, None),
+            Error::Deadline { .. } | Error::Killed { .. } | Error::ShuttingDown => (Kind::Ended, None),
+            Error::Elsewhere { shard, .. } => (Kind::Elsewhere, Some(*shard)),
+            Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => (Kind::Elsewhere, Some(*shard)),
+            Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => (Kind::StaleSchema, None),
+            Error::Lost { .. } => (Kind::Lost, None),
+            other => match other.kind() {
+                ErrorKind::YourRequest => (Kind::YourRequest, None),
+                ErrorKind::TryAgain => (Kind::TryAgain, None),
+                ErrorKind::Broken => (Kind::Broken, None),
+            },
+        };
+        let message = match e {
+            Error::NoDatabase { name } => name.clone(),
+            Error::OverMemory { message } | Error::Engine { message } => message.clone(),
+            other => other.to_string(),
+        };
+        let node = if let Error::Lost { node, .. } = e { *node } else { None };
+        Told { kind, message, shard, node }
+    }
+
+    /// The error on this side.
+    pub(crate) fn error(self) -> Error {
+        let message = self.message;
+        match self.kind {
+            Kind::YourRequest => Error::sql(message),
+            Kind::NoDatabase => Error::NoDatabase { name: message },
+            Kind::OverMemory => Error::OverMemory { message },
+            Kind::TryAgain => Error::Cluster(cluster::Error::Stopped { what: "a node of this query".to_owned(), why: message }),
+            Kind::Broken => Error::Engine { message },
+            Kind::Elsewhere => Error::Elsewhere { shard: self.shard.unwrap_or(ShardId(0)), why: message },
+            Kind::StaleSchema => Error::StaleSchema { message },
+            Kind::Lost => Error::Lost { node: self.node, why: message },
+            Kind::Ended => Error::Ended { why: message },
+        }
+    }
+
+    /// As text that [`find`](Told::find) finds in whatever is put around it.
+    pub(crate) fn text(&self) -> String {
+        format!("{MARK}{}", serde_json::to_string(self).expect("writing to memory"))
+    }
+
+    /// What is told somewhere in a text.
+    pub(crate) fn find(text: &str) -> Option<Told> {
+        let (_, rest) = text.split_once(MARK)?;
+        serde_json::Deserializer::from_str(rest).into_iter().next()?.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_as_text() {
+        for e in [
+            Error::NoDatabase { name: "x \"y\"".to_owned() },
+            Error::Elsewhere { shard: ShardId(7), why: "led by another".to_owned() },
+            Error::StaleSchema { message: "old".to_owned() },
+            Error::Lost { node: Some(NodeId(3)), why: "node s1 was lost".to_owned() },
+            Error::sql("no such column"),
+        ] {
+            let told = Told::of(&e);
+            let text = format!("Execution error: {}\nbacktrace {{", told.text());
+            assert_eq!(Told::find(&text).as_ref(), Some(&told));
+            assert_eq!(Told::of(&told.clone().error()), told, "{e:?}");
+        }
+        assert_eq!(Told::find("nothing here"), None);
+    }
+}
