@@ -54,6 +54,6 @@ pub struct Node {
     pub version: String,
     /// `ready`, `draining`, `down`.
     pub state: String,
-    /// When it started.
-    pub started: Timestamp,
+    /// When it started, where that is known.
+    pub started: Option<Timestamp>,
 }

@@ -13,6 +13,7 @@ mod body;
 mod gate;
 mod hosts;
 mod metrics;
+pub mod peers;
 pub mod routes;
 
 use std::convert::Infallible;
@@ -47,6 +48,7 @@ pub use self::gate::{Gate, Refusal};
 pub use self::hosts::Hosts;
 pub use self::metrics::Metrics;
 use crate::tls::Tls;
+use crate::traces::continue_trace;
 
 /// What a connection may take.
 #[derive(Clone, Debug)]
@@ -296,14 +298,18 @@ pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// The request's span. Small writes are too many for one each at the usual level.
+/// The request's span. Small writes are too many for one each at the usual level, but for those that somebody traces.
 fn span(request: &Request<Incoming>, is_write: bool, id: RequestId) -> Span {
     let (method, path) = (request.method(), request.uri().path());
-    if is_write {
-        tracing::debug_span!("request", %method, path, request_id = %id, trace_id = trace_id(request).unwrap_or(id.as_str()))
+    let traced = trace_id(request);
+    let trace_id = traced.unwrap_or(id.as_str());
+    let span = if is_write && traced.is_none() {
+        tracing::debug_span!("request", %method, path, request_id = %id, trace_id)
     } else {
-        tracing::info_span!("request", %method, path, request_id = %id, trace_id = trace_id(request).unwrap_or(id.as_str()))
-    }
+        tracing::info_span!("request", %method, path, request_id = %id, trace_id)
+    };
+    continue_trace(&span, request.headers());
+    span
 }
 
 /// The trace that the request belongs to, as W3C's `traceparent` tells: `version-trace-parent-flags`.

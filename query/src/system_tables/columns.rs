@@ -55,7 +55,7 @@ pub(crate) fn nodes(nodes: &[Node]) -> Columns {
         ("rpc", perhaps_texts(nodes.iter().map(|n| n.rpc.as_ref()))),
         ("version", texts(nodes.iter().map(|n| &n.version))),
         ("state", texts(nodes.iter().map(|n| &n.state))),
-        ("started", times(nodes.iter().map(|n| n.started.0))),
+        ("started", Arc::new(nodes.iter().map(|n| n.started.map(|t| t.0)).collect::<TimestampNanosecondArray>())),
     ]
 }
 

@@ -83,7 +83,7 @@ impl Node {
                     rpc: None,
                     version: "0.1.0".to_owned(),
                     state: "ready".to_owned(),
-                    started: Timestamp(0),
+                    started: Some(Timestamp(0)),
                 }]
             }),
         };
