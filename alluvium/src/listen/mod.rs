@@ -25,7 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
-use cluster::Access;
+use cluster::{Access, trace};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -228,17 +228,18 @@ impl Doors {
         let mut counted = self.metrics.begin(path, activity);
         let id = self.ingest.next_request_id();
         let span = span(&request, is_write, id);
+        let traced = request.headers().get(trace::TRACEPARENT).cloned();
         let mut response = match self.gate.admit(&request) {
             Err(refusal) => turned_away(&request, &refusal, id),
             Ok(access) => {
                 let mut request = request.map(|body| Paced::new(body, window, bytes));
                 request.extensions_mut().insert::<Access>(access);
                 if is_write {
-                    ingest::http::write(&self.ingest, request, id).instrument(span).await
+                    trace::within(traced, ingest::http::write(&self.ingest, request, id)).instrument(span).await
                 } else {
                     let mut request = request.map(Body::new);
                     request.extensions_mut().insert(id);
-                    let answered = self.router.clone().oneshot(request).instrument(span).await;
+                    let answered = trace::within(traced, self.router.clone().oneshot(request)).instrument(span).await;
                     answered.unwrap_or_else(|never| match never {})
                 }
             }
@@ -312,11 +313,9 @@ fn span(request: &Request<Incoming>, is_write: bool, id: RequestId) -> Span {
     span
 }
 
-/// The trace that the request belongs to, as W3C's `traceparent` tells: `version-trace-parent-flags`.
+/// The trace that the request belongs to.
 fn trace_id(request: &Request<Incoming>) -> Option<&str> {
-    let mut parts = request.headers().get("traceparent")?.to_str().ok()?.split('-');
-    let trace = parts.nth(1)?;
-    (trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit()) && parts.next().is_some()).then_some(trace)
+    request.headers().get(trace::TRACEPARENT).and_then(trace::number)
 }
 
 const INFLUXDB_VERSION: HeaderName = HeaderName::from_static("x-influxdb-version");

@@ -35,8 +35,9 @@ const CONNECTIONS: usize = 10_000;
 /// Requests at once on one connection: the log of each shard is one.
 const STREAMS: u32 = 4_096;
 /// Bytes that may be under way on one connection, and of one request: files and logs are long.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const STREAM_WINDOW: u32 = 8 << 20;
+const FRAME: u32 = 256 << 10;
 /// A peer that does not answer a ping is gone.
 const PING: Duration = Duration::from_secs(5);
 /// In which a connection must have become one.
@@ -133,6 +134,8 @@ impl Port {
             .max_concurrent_streams(STREAMS)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_stream_window_size(STREAM_WINDOW)
+            .max_frame_size(FRAME)
+            .max_send_buf_size(STREAM_WINDOW as usize)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
         let answer = service_fn(move |request| {

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity};
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// A body between nodes.
 pub type PeerBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -148,6 +148,9 @@ impl Peers {
         headers.insert(FORMAT_HEADER, HeaderValue::from_static(PEER_FORMAT));
         if let Some(cluster) = self.cluster.load_full() {
             headers.insert(CLUSTER_HEADER, (*cluster).clone());
+        }
+        if let Some(trace) = trace::current() {
+            headers.insert(trace::TRACEPARENT, trace);
         }
         if let Some(secret) = &self.security.secret {
             let mut value = HeaderValue::from_str(&format!("Bearer {secret}")).expect("checked when it was read");

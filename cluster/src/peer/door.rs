@@ -28,7 +28,7 @@ use crate::group::{GroupId, GroupKind, Types};
 use crate::peer::client::{PeerBody, whole};
 use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, refusal, wire};
 use crate::switchboard::{GroupHandle, Switchboard};
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// Bodies that are read whole are at most so long: an entry and what surrounds it, or a snapshot's list of files.
 const MAX_BODY_BYTES: usize = 256 << 20;
@@ -106,7 +106,8 @@ impl PeerDoor {
             Err(refusal) => return refusal,
         };
         let Some(switchboard) = self.switchboard.get() else { return refused(&Error::ShuttingDown) };
-        match route(switchboard, asker, request).await {
+        let (trace, path) = (request.headers().get(trace::TRACEPARENT).cloned(), request.uri().path().to_owned());
+        match trace::continued(trace, &path, route(switchboard, asker, request)).await {
             Ok(response) => response,
             Err(error) => refused(&error),
         }
