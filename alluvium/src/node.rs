@@ -35,6 +35,7 @@ use tokio::task::JoinHandle;
 use crate::config::{self, Loaded, Settings};
 use crate::listen::peers::PeerPort;
 use crate::listen::{self, Doors, Gate, Hosts, Limits};
+use crate::shards::ShardFigures;
 use crate::tls::{self, Tls};
 use crate::{operate, telemetry, tokens};
 
@@ -379,11 +380,18 @@ struct Door {
 }
 
 /// All that is answered beside the writes.
-pub fn router(ingest: Arc<Ingest>, engine: Arc<Engine>, cluster: Arc<Cluster>, clock: Clock, registry: Registry) -> Router {
+pub fn router(
+    ingest: Arc<Ingest>,
+    engine: Arc<Engine>,
+    cluster: Arc<Cluster>,
+    clock: Clock,
+    has_admin: bool,
+    registry: Registry,
+) -> Router {
     ingest::http::router(ingest)
         .merge(query::http::router(engine))
         .merge(telemetry::router(registry))
-        .merge(tokens::http::router(cluster.clone(), clock))
+        .merge(tokens::http::router(cluster.clone(), clock, has_admin))
         .merge(operate::http::router(cluster))
 }
 
@@ -425,11 +433,12 @@ fn open_doors(
     ingest.metrics().register(&mut registry);
     engine.metrics().register(&mut registry);
     listen_metrics.register(&mut registry);
+    registry.register_collector(Box::new(ShardFigures::new(cluster.clone())));
 
-    let router = router(ingest.clone(), engine, cluster.clone(), clock, registry);
+    let router = router(ingest.clone(), engine, cluster.clone(), clock, !door.outside.is_empty(), registry);
     let hosts = Hosts::new([&settings.listen, &settings.node_id].into_iter().chain(&settings.advertise.0).map(String::as_str));
     let limits = Limits { connections: settings.max_connections, drain: settings.drain_timeout.0, ..Limits::default() };
-    let gate = Gate::new(cluster, door.outside, hosts);
+    let gate = Gate::new(cluster, door.outside, hosts, door.http.ip().is_loopback());
     let doors = Doors { ingest: ingest.clone(), router, gate, tls: door.tls, metrics: listen_metrics };
     Ok((ingest, tokio::spawn(listen::serve(door.listener, doors, limits, closed))))
 }

@@ -85,14 +85,7 @@ impl fmt::Debug for Peers {
 
 impl Peers {
     pub(crate) fn new(me: NodeId, security: PeerSecurity, runtime: Handle) -> Arc<Peers> {
-        Arc::new(Peers {
-            me,
-            runtime,
-            security,
-            cluster: ArcSwapOption::empty(),
-            addresses: RwLock::default(),
-            lines: Mutex::default(),
-        })
+        Arc::new(Peers { me, runtime, security, cluster: ArcSwapOption::empty(), addresses: RwLock::default(), lines: Mutex::default() })
     }
 
     /// This node.
@@ -241,7 +234,8 @@ pub(crate) async fn read_whole(address: &str, response: Response<Incoming>) -> R
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();
     match status {
         StatusCode::OK => Ok(body),
-        _ => Err(crate::peer::refusal::decode(&body).unwrap_or_else(|| failed(format!("it answered {status}: {}", String::from_utf8_lossy(&body))))),
+        _ => Err(crate::peer::refusal::decode(&body)
+            .unwrap_or_else(|| failed(format!("it answered {status}: {}", String::from_utf8_lossy(&body))))),
     }
 }
 

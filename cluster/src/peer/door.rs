@@ -81,7 +81,8 @@ impl PeerDoor {
             Some(PEER_FORMAT) => {}
             found => {
                 let found = found.unwrap_or("none");
-                let why = format!("this node speaks format {PEER_FORMAT} to its peers, the request has format {found}: start a newer alluvium");
+                let why =
+                    format!("this node speaks format {PEER_FORMAT} to its peers, the request has format {found}: start a newer alluvium");
                 return Err(answer(StatusCode::BAD_REQUEST, why));
             }
         }
@@ -214,7 +215,8 @@ async fn raft(switchboard: &Switchboard, asker: Asker, group: GroupId, what: &st
         }
         "append" => {
             let mut bytes = BytesMut::from(&read(asker, body).await?[..]);
-            let request = wire::take_append(group.kind(), &mut bytes).map_err(bad)?.ok_or_else(|| unreadable(asker, "a cut off message"))?;
+            let request =
+                wire::take_append(group.kind(), &mut bytes).map_err(bad)?.ok_or_else(|| unreadable(asker, "a cut off message"))?;
             let last = request.entries.last().map(|e| e.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
             heard.note(request.leader_commit.as_ref().map(|id| id.index));

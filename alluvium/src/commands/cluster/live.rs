@@ -64,7 +64,8 @@ impl Live {
             })),
             status(&running),
         );
-        let rows = nodes.iter().zip(figures).map(|((member, state), figures)| self.row(member, state, figures, status.as_ref())).collect();
+        let furthest = furthest(figures.iter().flatten());
+        let rows = nodes.iter().zip(figures).map(|((member, state), f)| self.row(member, state, f, status.as_ref(), &furthest)).collect();
         let mut text = Vec::new();
         Sheet::of_words(&["node", "role", "state", "leads", "holds", "rows/s", "lag"], rows)
             .draw(&mut text, Some(usize::from(term.size().1).max(20)))?;
@@ -74,7 +75,14 @@ impl Live {
         Ok(())
     }
 
-    fn row(&mut self, member: &Member, state: &State, figures: Option<Figures>, status: Option<&Status>) -> Vec<String> {
+    fn row(
+        &mut self,
+        member: &Member,
+        state: &State,
+        figures: Option<Figures>,
+        status: Option<&Status>,
+        furthest: &Applied,
+    ) -> Vec<String> {
         let shown = match (state, &figures) {
             (State::Ended(how), _) => how.clone(),
             (State::Running, None) => "does not answer".to_owned(),
@@ -89,7 +97,7 @@ impl Live {
         let leads = count(|s, id| s.leader.as_deref() == Some(id));
         let holds = count(|s, id| s.replicas.iter().any(|r| r == id));
         let rate = figures.as_ref().and_then(|f| self.rate(&member.id, f.counted)).map(thousands).unwrap_or_default();
-        let lag = figures.filter(|_| keeps).and_then(|f| f.lag).map(thousands).unwrap_or_default();
+        let lag = figures.filter(|_| keeps).map(|f| thousands(f.lag(furthest))).unwrap_or_default();
         vec![member.id.clone(), member.role.clone(), shown, leads, holds, rate, lag]
     }
 
@@ -106,8 +114,28 @@ struct Figures {
     ready: bool,
     /// Lines taken, rows kept or rows read, by role.
     counted: u64,
-    /// Entries of its shards' logs that it has not applied yet.
-    lag: Option<u64>,
+    /// How far its replicas are.
+    applied: Applied,
+}
+
+/// The last entry applied, by shard.
+type Applied = BTreeMap<String, u64>;
+
+impl Figures {
+    /// Entries that others have applied and this node has not.
+    fn lag(&self, furthest: &Applied) -> u64 {
+        self.applied.iter().map(|(shard, index)| furthest.get(shard).unwrap_or(index).saturating_sub(*index)).sum()
+    }
+}
+
+/// How far the furthest replica of each shard is.
+fn furthest<'a>(all: impl Iterator<Item = &'a Figures>) -> Applied {
+    let mut furthest = Applied::new();
+    for (shard, index) in all.flat_map(|figures| &figures.applied) {
+        let of = furthest.entry(shard.clone()).or_default();
+        *of = (*of).max(*index);
+    }
+    furthest
 }
 
 async fn figures(member: &Member) -> Option<Figures> {
@@ -120,20 +148,24 @@ async fn figures(member: &Member) -> Option<Figures> {
         "query" => "alluvium_query_rows_scanned_total",
         _ => "alluvium_applied_rows_total",
     };
-    Some(Figures { ready, counted: sum(text, name).unwrap_or(0), lag: sum(text, "alluvium_replica_lag_entries") })
+    Some(Figures { ready, counted: sum(text, name).unwrap_or(0), applied: by_label(text, "alluvium_shard_applied_index").collect() })
+}
+
+/// A metric's values with their labels as they are written.
+fn by_label<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (String, u64)> + 'a {
+    text.lines().filter_map(move |line| {
+        let rest = line.strip_prefix(name)?;
+        let (labels, value) = match rest.split_once('}') {
+            Some((labels, value)) if labels.starts_with('{') => (&labels[1..], value),
+            _ => ("", rest),
+        };
+        Some((labels.to_owned(), value.strip_prefix(' ')?.parse::<f64>().ok()? as u64))
+    })
 }
 
 /// The sum of a metric over its labels, if it is there.
 fn sum(text: &str, name: &str) -> Option<u64> {
-    let values = text.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        let value = match rest.split_once('}') {
-            Some((labels, value)) if labels.starts_with('{') => value,
-            _ => rest,
-        };
-        value.strip_prefix(' ')?.parse::<f64>().ok()
-    });
-    values.map(|value| value as u64).reduce(|a, b| a + b)
+    by_label(text, name).map(|(_, value)| value).reduce(|a, b| a + b)
 }
 
 /// The cluster as the first node that answers sees it.
@@ -162,5 +194,6 @@ mod tests {
         assert_eq!(sum(text, "a_total"), Some(5));
         assert_eq!(sum(text, "b"), Some(1));
         assert_eq!(sum(text, "a"), None);
+        assert_eq!(by_label(text, "a_total").next(), Some(("x=\"1\"".to_owned(), 2)));
     }
 }
