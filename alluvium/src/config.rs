@@ -291,7 +291,8 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(1024) as u32)
 }
 
-fn machine_name() -> String {
+/// What the machine is called.
+pub(crate) fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "node-1".to_owned(),

@@ -9,8 +9,10 @@
 //! | [`listen`] | the accept loop: time limits and sizes of connections, who may come in |
 //! | [`tokens`], [`tls`] | access tokens at a node; certificates from files |
 //! | [`config`] | the settings: flag, environment, file, default, and which of them won |
-//! | [`telemetry`] | logs on standard error, `/metrics` |
+//! | [`shards`] | figures of this node's shards, for `/metrics` |
+//! | [`telemetry`], [`traces`] | logs on standard error, `/metrics`; spans to a collector |
 //! | [`client`] | the little HTTP client of the commands |
+//! | [`operate`] | what an operator asks of a running cluster |
 //! | [`print`] | rows as a table for eyes |
 //! | [`exit`] | how a command ends: the exit codes |
 //! | [`commands`] | one file per command: flags, work, printing |
@@ -21,7 +23,10 @@ pub mod config;
 pub mod exit;
 pub mod listen;
 pub mod node;
+pub mod operate;
 pub mod print;
+pub mod shards;
 pub mod telemetry;
 pub mod tls;
 pub mod tokens;
+pub mod traces;

@@ -1,14 +1,17 @@
 //! A running node: what it is made of, in which order it starts, and how it stops.
 //!
-//! Start: lock the data directory, take the port, open the shards (which replays their logs), open the doors, then say
-//! `ready` and leave `node.json`. Stop: close the doors, let requests under way be answered, stop the shards. A node that
+//! Start: lock the data directory, take the ports, answer peers, find the cluster, open the shards (which replays their
+//! logs), open the doors, then say `ready` and leave `node.json`. Stop: let others lead what this node leads, close the
+//! doors, let requests under way be answered, stop the shards, then the port for peers. A node that
 //! is killed at any point starts again from what is on disk; `node.json` may then be stale, its `pid` tells.
 //!
-//! `DIR/node.json` = `{"node_id", "pid", "http", "rpc"}`; `http` is `host:port`; `rpc` is null while a node has no peers.
+//! `DIR/node.json` = `{"node_id", "pid", "http", "rpc"}`; `http` is `host:port`; `rpc` is null where a node is
+//! alone. `DIR/peers` is there once the node has had any: from then on it opens its port for them however it is started.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +21,8 @@ use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use axum::Router;
-use cluster::{Clock, Cluster, ClusterOptions, Token};
+use cluster::peer::{PeerDoor, PeerSecurity};
+use cluster::{Clock, Cluster, ClusterOptions, NodeState, PeerOptions, Token};
 use ingest::{Ingest, IngestOptions};
 use model::Timestamp;
 use prometheus_client::registry::Registry;
@@ -28,17 +32,30 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{Loaded, Settings};
+use crate::config::{self, Loaded, Settings};
+use crate::listen::peers::PeerPort;
 use crate::listen::{self, Doors, Gate, Hosts, Limits};
+use crate::shards::ShardFigures;
 use crate::tls::{self, Tls};
-use crate::{telemetry, tokens};
+use crate::{operate, telemetry, tokens};
+
+/// Letters of the cluster's secret: fewer can be guessed.
+const SHORTEST_SECRET: usize = 16;
+/// How long a node that stops waits for others to lead what it leads.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// Says that the node has had peers.
+const PEERS_FILE: &str = "peers";
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address that is none.
-    #[error("--listen {listen} is no address: {why}; write it like 127.0.0.1:2558")]
+    #[error("--{flag} {listen} is no address: {why}; write it like {like}")]
     BadListen {
+        /// The setting.
+        flag: &'static str,
+        /// One that is.
+        like: &'static str,
         /// The text.
         listen: String,
         /// Why.
@@ -56,11 +73,31 @@ pub enum Error {
         /// Its port.
         port: u16,
     },
+    /// An address for peers that others can reach, and nothing that keeps them out.
+    #[error(
+        "refusing to listen on {listen} for other nodes: without a secret whoever reaches that address could take part in the cluster\n  \
+         ways out: --cluster-secret-file FILE, the same on all nodes; or mutual TLS (--rpc-tls-cert, --rpc-tls-key, --rpc-ca); or \
+         --rpc-listen 127.0.0.1:2559 (the default is loopback)"
+    )]
+    ExposedPeers {
+        /// The address.
+        listen: String,
+    },
+    /// The cluster's secret cannot be used.
+    #[error("could not read the cluster secret from {}: {why}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The port is somebody else's.
     #[error(
-        "could not listen on {listen}: {why}\n  is another alluvium running? --listen HOST:PORT chooses another address, port 0 any free one"
+        "could not listen on {listen}: {why}\n  is another alluvium running? --{flag} HOST:PORT chooses another address, port 0 any free one"
     )]
     Listen {
+        /// The setting.
+        flag: &'static str,
         /// The address.
         listen: String,
         /// Why.
@@ -119,6 +156,7 @@ pub struct Node {
     ingest: Arc<Ingest>,
     closing: watch::Sender<bool>,
     doors: JoinHandle<()>,
+    peers: Option<PeerPort>,
     drain_timeout: Duration,
     node_file: PathBuf,
     _lock: DirLock,
@@ -129,11 +167,12 @@ impl Node {
     pub async fn start(loaded: &Loaded) -> Result<Node, Error> {
         let started = Instant::now();
         let settings = &loaded.settings;
-        let address = address_of(&settings.listen).await?;
+        let address = address_of("listen", &settings.listen).await?;
+        let has_peers = settings.is_clustered() || settings.data_dir.join(PEERS_FILE).exists();
         let outside = tokens::from_outside(settings, now())?;
         let exposed = || Error::Exposed { listen: settings.listen.clone(), port: address.port() };
         let has_tokens_outside = outside.is_some() || address.ip().is_loopback();
-        if !has_tokens_outside && !settings.is_clustered() && !settings.data_dir.join("meta").exists() {
+        if !has_tokens_outside && !has_peers && !settings.data_dir.join("meta").exists() {
             return Err(exposed());
         }
         let tls = tls_of(settings)?;
@@ -141,12 +180,25 @@ impl Node {
         let lock = DirLock::take(&settings.data_dir)?;
         let node_file = settings.data_dir.join("node.json");
         remove_if_there(&node_file)?;
-        let listener = TcpListener::bind(address).await.map_err(|why| Error::Listen { listen: settings.listen.clone(), why })?;
-        let http = listener.local_addr().map_err(|why| Error::Listen { listen: settings.listen.clone(), why })?;
+        let no_port = |why| Error::Listen { flag: "listen", listen: settings.listen.clone(), why };
+        let listener = TcpListener::bind(address).await.map_err(no_port)?;
+        let http = listener.local_addr().map_err(no_port)?;
+        let (peers, met) = match has_peers {
+            false => (None, None),
+            true => {
+                let (port, door) = open_peer_port(settings).await?;
+                let met = peer_options(settings, http, port.address(), door);
+                (Some(port), Some(met))
+            }
+        };
+        let rpc = met.as_ref().map(|met| met.rpc.clone());
 
         let clock: Clock = Arc::new(now);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let cluster = Cluster::start(cluster_options(settings, disk.clone(), clock.clone())).await?;
+        let cluster = Cluster::start(ClusterOptions { peers: met, ..cluster_options(settings, disk.clone(), clock.clone()) }).await?;
+        if has_peers {
+            leave_peers_file(&settings.data_dir)?;
+        }
         let reset = tokens::reset_left(&settings.data_dir)?;
         if !has_tokens_outside && reset.is_none() && !cluster.has_tokens() {
             cluster.shutdown().await;
@@ -160,12 +212,12 @@ impl Node {
         let shards = cluster.shards().len();
         let url = format!("{}://{http}", if tls.is_some() { "https" } else { "http" });
         let (closing, closed) = watch::channel(false);
-        let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, Door { listener, http, tls, outside }, closed)?;
+        let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, Door { listener, http, rpc, tls, outside }, closed)?;
 
-        write_node_file(&node_file, &settings.node_id, http)?;
+        write_node_file(&node_file, &settings.node_id, http, peers.as_ref().map(PeerPort::address))?;
         let free_bytes = disk.free_bytes(&settings.data_dir).ok();
         let ready = Ready { http, url, needs_token, shards, is_new, free_bytes, took: started.elapsed() };
-        Ok(Node { ready, cluster, ingest, closing, doors, drain_timeout: settings.drain_timeout.0, node_file, _lock: lock })
+        Ok(Node { ready, cluster, ingest, closing, doors, peers, drain_timeout: settings.drain_timeout.0, node_file, _lock: lock })
     }
 
     /// How it became ready.
@@ -181,6 +233,10 @@ impl Node {
     /// Answers what is under way, for the drain timeout at most, and stops. Everything acknowledged is on disk already:
     /// nothing is lost by stopping early.
     pub async fn stop(self) {
+        // While it still answers: whoever asks meanwhile is sent on by it.
+        if tokio::time::timeout(HAND_OVER, self.cluster.hand_over()).await.is_err() {
+            tracing::warn!("not every shard found another leader in time: they elect one");
+        }
         self.ingest.drain();
         let _ = self.closing.send(true);
         let drained = tokio::time::timeout(self.drain_timeout, async {
@@ -192,6 +248,7 @@ impl Node {
         if drained.await.is_err() {
             tracing::warn!(seconds = self.drain_timeout.as_secs_f64(), "some requests were not answered in time");
         }
+        drop(self.peers);
         if let Err(error) = std::fs::remove_file(&self.node_file) {
             tracing::warn!(%error, "could not remove node.json");
         }
@@ -204,8 +261,9 @@ impl Node {
 }
 
 /// The address of a name; of several the one that others can reach, so that none is exposed by chance.
-async fn address_of(listen: &str) -> Result<SocketAddr, Error> {
-    let wrong = |why| Error::BadListen { listen: listen.to_owned(), why };
+async fn address_of(flag: &'static str, listen: &str) -> Result<SocketAddr, Error> {
+    let like = if flag == "listen" { "127.0.0.1:2558" } else { "127.0.0.1:2559" };
+    let wrong = |why| Error::BadListen { flag, like, listen: listen.to_owned(), why };
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen).await.map_err(wrong)?.collect();
     let reachable = addresses.iter().find(|a| !a.ip().is_loopback()).or(addresses.first());
     reachable.copied().ok_or_else(|| wrong(io::Error::other("the name has no address")))
@@ -217,6 +275,69 @@ fn tls_of(settings: &Settings) -> Result<Option<Arc<Tls>>, Error> {
     let tls = Tls::load(tls::Files { cert, key, authority: None })?;
     tokio::spawn(tls.clone().keep_fresh());
     Ok(Some(tls))
+}
+
+/// Opens the port for peers, which must find each other before any of them is ready.
+async fn open_peer_port(settings: &Settings) -> Result<(PeerPort, Arc<PeerDoor>), Error> {
+    let listen = &settings.rpc_listen;
+    let address = address_of("rpc-listen", listen).await?;
+    let secret = settings.cluster_secret_file.0.as_deref().map(read_secret).transpose()?;
+    let tls = match (&settings.rpc_tls_cert.0, &settings.rpc_tls_key.0, &settings.rpc_ca.0) {
+        (Some(cert), Some(key), Some(ca)) => {
+            let tls = Tls::load(tls::Files { cert: cert.clone(), key: key.clone(), authority: Some(ca.clone()) })?;
+            tokio::spawn(tls.clone().keep_fresh());
+            Some(tls)
+        }
+        _ => None,
+    };
+    if !address.ip().is_loopback() && secret.is_none() && tls.is_none() {
+        return Err(Error::ExposedPeers { listen: listen.clone() });
+    }
+    let no_port = |why| Error::Listen { flag: "rpc-listen", listen: listen.clone(), why };
+    let listener = std::net::TcpListener::bind(address).map_err(no_port)?;
+    let door = PeerDoor::new(PeerSecurity { secret, tls: tls.as_ref().and_then(|tls| tls.client()) });
+    Ok((PeerPort::open(listener, door.clone(), tls).map_err(no_port)?, door))
+}
+
+/// The secret that all nodes of the cluster share.
+fn read_secret(path: &Path) -> Result<Arc<str>, Error> {
+    let failed = |why: String| Error::Secret { path: path.to_owned(), why };
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let secret = text.trim();
+    match secret.len() >= SHORTEST_SECRET && secret.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(secret.into()),
+        false => Err(failed(format!(
+            "it must have {SHORTEST_SECRET} letters, digits and signs at least ('openssl rand -hex 32' makes a good one)"
+        ))),
+    }
+}
+
+/// How this node and its peers find each other.
+fn peer_options(settings: &Settings, http: SocketAddr, rpc: SocketAddr, door: Arc<PeerDoor>) -> PeerOptions {
+    let reached = |given: &Option<String>, bound: SocketAddr| match given {
+        Some(address) => address.clone(),
+        // Listening everywhere is no address: the machine's name is the best guess.
+        None if bound.ip().is_unspecified() => format!("{}:{}", config::machine_name(), bound.port()),
+        None => bound.to_string(),
+    };
+    PeerOptions {
+        roles: settings.roles,
+        http: reached(&settings.advertise.0, http),
+        rpc: reached(&settings.rpc_advertise.0, rpc),
+        join: settings.join.0.clone(),
+        bootstrap_expect: settings.bootstrap_expect.0.map(NonZeroU32::get),
+        replicas: settings.replicas.0.map(NonZeroU32::get),
+        door,
+    }
+}
+
+fn leave_peers_file(data_dir: &Path) -> Result<(), Error> {
+    let path = data_dir.join(PEERS_FILE);
+    let text = "This node belongs to a cluster of several: it opens its port for peers however it is started.\n";
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::write(&path, text).map_err(|source| Error::DataDir { doing: "write", path, source })
 }
 
 /// Makes the folder, readable by its owner only; `true` if there was nothing in it.
@@ -253,16 +374,25 @@ fn cluster_options(settings: &Settings, disk: Arc<dyn Disk>, clock: Clock) -> Cl
 struct Door {
     listener: TcpListener,
     http: SocketAddr,
+    rpc: Option<String>,
     tls: Option<Arc<Tls>>,
     outside: Vec<Arc<Token>>,
 }
 
 /// All that is answered beside the writes.
-pub fn router(ingest: Arc<Ingest>, engine: Arc<Engine>, cluster: Arc<Cluster>, clock: Clock, registry: Registry) -> Router {
+pub fn router(
+    ingest: Arc<Ingest>,
+    engine: Arc<Engine>,
+    cluster: Arc<Cluster>,
+    clock: Clock,
+    has_admin: bool,
+    registry: Registry,
+) -> Router {
     ingest::http::router(ingest)
         .merge(query::http::router(engine))
         .merge(telemetry::router(registry))
-        .merge(tokens::http::router(cluster, clock))
+        .merge(tokens::http::router(cluster.clone(), clock, has_admin))
+        .merge(operate::http::router(cluster))
 }
 
 /// Wires ingest and query to the shards and to the accept loop.
@@ -293,7 +423,7 @@ fn open_doors(
         max_sql_bytes: settings.query_max_sql_bytes.0 as usize,
         ..QueryOptions::new(settings.data_dir.join("spill"), clock.clone())
     };
-    let sources = sources(loaded, door.http, clock(), ingest.clone());
+    let sources = sources(loaded, &door, cluster.clone(), clock(), ingest.clone());
     let engine = Engine::new(cluster.clone(), options, sources)?;
     ingest.ask_tag_values(tag_values(engine.clone()));
 
@@ -303,17 +433,18 @@ fn open_doors(
     ingest.metrics().register(&mut registry);
     engine.metrics().register(&mut registry);
     listen_metrics.register(&mut registry);
+    registry.register_collector(Box::new(ShardFigures::new(cluster.clone())));
 
-    let router = router(ingest.clone(), engine, cluster.clone(), clock, registry);
+    let router = router(ingest.clone(), engine, cluster.clone(), clock, !door.outside.is_empty(), registry);
     let hosts = Hosts::new([&settings.listen, &settings.node_id].into_iter().chain(&settings.advertise.0).map(String::as_str));
     let limits = Limits { connections: settings.max_connections, drain: settings.drain_timeout.0, ..Limits::default() };
-    let gate = Gate::new(cluster, door.outside, hosts);
+    let gate = Gate::new(cluster, door.outside, hosts, door.http.ip().is_loopback());
     let doors = Doors { ingest: ingest.clone(), router, gate, tls: door.tls, metrics: listen_metrics };
     Ok((ingest, tokio::spawn(listen::serve(door.listener, doors, limits, closed))))
 }
 
 /// What SQL shows of this process.
-fn sources(loaded: &Loaded, http: SocketAddr, started: Timestamp, ingest: Arc<Ingest>) -> Sources {
+fn sources(loaded: &Loaded, door: &Door, cluster: Arc<Cluster>, started: Timestamp, ingest: Arc<Ingest>) -> Sources {
     let settings: Vec<query::Setting> = loaded
         .effective
         .iter()
@@ -321,9 +452,9 @@ fn sources(loaded: &Loaded, http: SocketAddr, started: Timestamp, ingest: Arc<In
         .collect();
     let this_node = query::Node {
         node_id: loaded.settings.node_id.clone(),
-        roles: "ingest,storage,query".to_owned(),
-        http: http.to_string(),
-        rpc: None,
+        roles: loaded.settings.roles.to_string(),
+        http: door.http.to_string(),
+        rpc: door.rpc.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: "ready".to_owned(),
         started: Some(started),
@@ -341,8 +472,26 @@ fn sources(loaded: &Loaded, http: SocketAddr, started: Timestamp, ingest: Arc<In
     Sources {
         settings: Box::new(move || settings.clone()),
         refused_lines: Box::new(refused),
-        nodes: Box::new(move || vec![this_node.clone()]),
+        nodes: Box::new(move || nodes(&cluster, &this_node)),
     }
+}
+
+/// `system.nodes`: those that the cluster knows; of this one more.
+fn nodes(cluster: &Cluster, this: &query::Node) -> Vec<query::Node> {
+    if cluster.peers().is_none() {
+        return vec![this.clone()];
+    }
+    let known = cluster.nodes().into_iter().filter(|info| info.state != NodeState::Gone);
+    let shown = known.map(|info| query::Node {
+        started: if info.id == cluster.node_id() { this.started } else { None },
+        node_id: info.name,
+        roles: info.roles.to_string(),
+        http: info.http,
+        rpc: Some(info.rpc),
+        version: info.version,
+        state: if info.state == NodeState::Active { "ready".to_owned() } else { info.state.to_string() },
+    });
+    shown.collect()
 }
 
 /// Answers `SHOW TAG VALUES`, which ingest is asked and only query can read.
@@ -379,8 +528,9 @@ fn seed() -> u64 {
 }
 
 /// Leaves the file whole or not at all: whoever waits for it must never read half of it.
-fn write_node_file(path: &Path, node_id: &str, http: SocketAddr) -> Result<(), Error> {
-    let content = serde_json::json!({"node_id": node_id, "pid": std::process::id(), "http": http.to_string(), "rpc": null});
+fn write_node_file(path: &Path, node_id: &str, http: SocketAddr, rpc: Option<SocketAddr>) -> Result<(), Error> {
+    let rpc = rpc.map(|rpc| rpc.to_string());
+    let content = serde_json::json!({"node_id": node_id, "pid": std::process::id(), "http": http.to_string(), "rpc": rpc});
     let beside = path.with_extension("json.new");
     let written = File::create(&beside).and_then(|mut file| writeln!(file, "{content}")).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|source| Error::DataDir { doing: "write", path: path.to_owned(), source })

@@ -19,8 +19,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::exit::Exit;
+use crate::traces::Traces;
 
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,16 +34,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error; once per process.
-pub fn start_logging(format: LogFormat, filter: &str) -> Result<(), Exit> {
+/// Starts logging to standard error, and to the collector of traces; once per process.
+pub fn start_logging(format: LogFormat, filter: &str, traces: Option<&Traces>) -> Result<(), Exit> {
     // openraft tells each step of each election at info; what matters of it our own crates say.
     let quiet = if filter.contains("openraft") { "" } else { "openraft=error," };
     let filter = EnvFilter::try_new(format!("{quiet}{filter}"))
         .map_err(|e| Exit::Usage(format!("the log filter '{filter}' is not understood ({e}); write it like info or info,storage=debug")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+    let registry = tracing_subscriber::registry().with(filter).with(traces.map(Traces::layer));
     let started = match format {
-        LogFormat::Text => builder.with_ansi(console::colors_enabled_stderr()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(console::colors_enabled_stderr())).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     started.map_err(|e| Exit::Failed(format!("could not start logging: {e}")))
 }

@@ -73,7 +73,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let (close, closed) = watch::channel(false);
-        let gate = Gate::new(cluster, Vec::new(), Hosts::new(["node.example"]));
+        let gate = Gate::new(cluster, Vec::new(), Hosts::new(["node.example"]), true);
         let doors = Doors { ingest, router, gate, tls: None, metrics: listen::Metrics::default() };
         let ended = tokio::spawn(listen::serve(listener, doors, limits, closed));
         Server { address, close, ended, go, events, _dir: dir }

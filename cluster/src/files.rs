@@ -44,11 +44,12 @@ pub(crate) async fn spread(replica: &Replica, peers: Option<&Arc<Peers>>, files:
     let body = Bytes::from(serde_json::to_vec(files).expect("writing to memory"));
     let path = format!("/peer/v1/shards/{}/fetch", replica.shard());
     let others = voters.iter().filter(|node| **node != peers.me());
-    let mut fetching: FuturesUnordered<_> = others.map(|&node| {
-        let (body, path) = (body.clone(), &path);
-        async move { (node, peers.call(node, Lane::Files, path, body).await) }
-    })
-    .collect();
+    let mut fetching: FuturesUnordered<_> = others
+        .map(|&node| {
+            let (body, path) = (body.clone(), &path);
+            async move { (node, peers.call(node, Lane::Files, path, body).await) }
+        })
+        .collect();
     let majority = voters.len() / 2 + 1;
     let mut have = 1;
     let mut deadline = Instant::now() + MAJORITY;
@@ -96,7 +97,8 @@ async fn fetch(store: &Arc<Shard>, shard: ShardId, peers: &Arc<Peers>, from: Nod
     let (of, wanted) = (store.clone(), files.to_vec());
     let missing = blocking(move || Ok(of.missing_files(&wanted))).await?;
     for file in missing {
-        let request = Request::post(format!("/peer/v1/shards/{shard}/file")).body(whole(file.path.clone())).expect("a path of ours is a path");
+        let request =
+            Request::post(format!("/peer/v1/shards/{shard}/file")).body(whole(file.path.clone())).expect("a path of ours is a path");
         let response = peers.send(from, Lane::Files, request).await?;
         if !response.status().is_success() {
             crate::peer::client::read_whole(&from.to_string(), response).await?;

@@ -29,7 +29,7 @@ use crate::node::{Applied, Cluster};
 use crate::peer::Lane;
 use crate::peer::refusal::Refusal;
 use crate::replica::Replica;
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// How long a request may look for a leader that takes it: a few elections.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -228,7 +228,7 @@ impl Cluster {
             queue.form()
         };
         if let Some(message) = message {
-            self.spawn(self.clone().send(shard, node, outbox, message));
+            self.spawn(trace::within(trace::current(), self.clone().send(shard, node, outbox, message)));
         }
         outcome.await.unwrap_or(Err(Error::ShuttingDown))
     }

@@ -14,6 +14,7 @@
 //! | [`shard_map`], `placement`, `members` | device to shard; where replicas should be; making it so |
 //! | [`peer`], `network`, `switchboard` | what nodes say to each other; raft's part of it; who a request is put through to |
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
+//! | [`trace`] | the trace that a request belongs to, on its way to other nodes |
 //! | [`tokens`] | who is let in, and what they may do |
 //! | `identity`, `state_file`, `room`, `health`, `clock`, [`metrics`] | who a directory belongs to; is there room; must it stop; what time; figures |
 
@@ -47,6 +48,7 @@ mod state_file;
 mod state_machine;
 mod switchboard;
 pub mod tokens;
+pub mod trace;
 mod upkeep;
 
 pub use error::Error;

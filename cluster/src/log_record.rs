@@ -51,7 +51,10 @@ pub(crate) fn encode_membership(at: Option<&LogId>, membership: &Membership) -> 
     let text = MembershipText {
         at: at.map(|id| (Term(id.leader_id.term), LogIndex(id.index))),
         configs: membership.get_joint_config().clone(),
-        nodes: membership.nodes().map(|(id, m)| (*id, MemberText { name: m.name.clone(), replica: m.replica, rpc: m.rpc.clone() })).collect(),
+        nodes: membership
+            .nodes()
+            .map(|(id, m)| (*id, MemberText { name: m.name.clone(), replica: m.replica, rpc: m.rpc.clone() }))
+            .collect(),
     };
     let mut bytes = vec![MEMBERSHIP_FORMAT];
     serde_json::to_writer(&mut bytes, &text).expect("writing to memory");
@@ -64,7 +67,8 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
         [MEMBERSHIP_FORMAT, json @ ..] => serde_json::from_slice::<MembershipText>(json).map_err(io::Error::other)?,
         _ => return Err(newer("membership", bytes.first().copied(), MEMBERSHIP_FORMAT)),
     };
-    let nodes: BTreeMap<u64, Member> = text.nodes.into_iter().map(|(id, m)| (id, Member { name: m.name, replica: m.replica, rpc: m.rpc })).collect();
+    let nodes: BTreeMap<u64, Member> =
+        text.nodes.into_iter().map(|(id, m)| (id, Member { name: m.name, replica: m.replica, rpc: m.rpc })).collect();
     let membership =
         if text.configs.is_empty() { Membership::default() } else { Membership::new(text.configs, nodes).map_err(io::Error::other)? };
     Ok(StoredMembership::new(text.at.map(|(term, index)| log_id(term, index)), membership))

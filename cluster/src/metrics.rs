@@ -13,6 +13,7 @@ pub struct Metrics {
     pub(crate) propose_seconds: Histogram,
     pub(crate) waiting_bytes: Gauge,
     pub(crate) refused: Counter,
+    pub(crate) applied_rows: Counter,
     pub(crate) flush_seconds: Histogram,
     pub(crate) flush_failures: Counter,
     pub(crate) compaction_seconds: Histogram,
@@ -30,6 +31,7 @@ impl Metrics {
             propose_seconds: seconds(),
             waiting_bytes: Gauge::default(),
             refused: Counter::default(),
+            applied_rows: Counter::default(),
             flush_seconds: seconds(),
             flush_failures: Counter::default(),
             compaction_seconds: seconds(),
@@ -52,6 +54,7 @@ impl Metrics {
         );
         r.register_with_unit("alluvium_waiting", "Bytes of writes not yet applied", Unit::Bytes, self.waiting_bytes.clone());
         r.register("alluvium_writes_refused", "Writes refused because a queue or memory was full", self.refused.clone());
+        r.register("alluvium_applied_rows", "Rows of writes applied by this node's replicas", self.applied_rows.clone());
         r.register_with_unit("alluvium_flush", "Memtables to files", Unit::Seconds, self.flush_seconds.clone());
         r.register("alluvium_flush_failures", "Flushes that failed", self.flush_failures.clone());
         r.register_with_unit("alluvium_compaction", "Files to fewer files", Unit::Seconds, self.compaction_seconds.clone());

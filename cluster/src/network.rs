@@ -99,7 +99,8 @@ impl RaftNetworkV2<Types> for MemberNetwork {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         async move {
-            let chunks = input.flat_map(|request| stream::iter(wire::append_chunks(&request)).map(|chunk| Ok::<_, io::Error>(Frame::data(chunk))));
+            let chunks =
+                input.flat_map(|request| stream::iter(wire::append_chunks(&request)).map(|chunk| Ok::<_, io::Error>(Frame::data(chunk))));
             let body = StreamBody::new(chunks).boxed_unsync();
             let request = Request::post(self.path("stream")).body(body).map_err(unreachable)?;
             let response = self.peers()?.send(self.target, Lane::Log, request).await.map_err(unreachable)?;

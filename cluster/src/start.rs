@@ -375,7 +375,7 @@ impl Shared {
             Ok((LogStore::open(GroupKind::Shard, &log_name, wal, node.0, told)?, Arc::new(store)))
         })
         .await?;
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress { applied_rows: self.metrics.applied_rows.clone(), ..Progress::default() });
         let machine = ShardMachine::open(name.clone(), store.clone(), progress.clone(), health.clone())?;
         let log_of_group = log.log();
         let state = metadata.state().clone();

@@ -14,6 +14,7 @@ use futures::{Stream, TryStreamExt};
 use model::{LogIndex, Term};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use prometheus_client::metrics::counter::Counter;
 use storage::Shard;
 use storage::entry::{Entry, Outcome};
 
@@ -29,6 +30,8 @@ pub(crate) struct Progress {
     pub(crate) memtable_bytes: AtomicU64,
     /// Told when memtables have become fewer.
     pub(crate) freed: tokio::sync::Notify,
+    /// Rows that were stored, of all shards.
+    pub(crate) applied_rows: Counter,
     /// Wakes the thread that flushes.
     pub(crate) upkeep: std::sync::OnceLock<crossbeam::channel::Sender<crate::upkeep::Ask>>,
 }
@@ -56,6 +59,8 @@ impl ShardMachine {
             EntryPayload::Normal(proposal) => match proposal.content() {
                 Content::Shard(entry) => {
                     let outcomes = self.shard.apply(term, index, entry).map_err(io::Error::other)?;
+                    let stored = outcomes.iter().map(|outcome| if let Outcome::Stored { rows } = outcome { u64::from(*rows) } else { 0 });
+                    self.progress.applied_rows.inc_by(stored.sum());
                     self.tell(entry, &outcomes);
                     Answer::Shard(outcomes)
                 }

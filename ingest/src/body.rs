@@ -17,7 +17,8 @@ use crate::error::{Error, cut};
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Encoding {
+pub enum Encoding {
+    /// Not at all.
     Identity,
     /// One or several gzip members.
     Gzip,
@@ -43,7 +44,7 @@ const BYTES_PER_TURN: usize = 1 << 20;
 const INFLATE_PIECE_BYTES: usize = 1 << 10;
 
 /// Reads `body` to its end.
-pub(crate) async fn read<B>(body: &mut B, encoding: Encoding, limit: u64, admitted: &mut Admitted) -> Result<Bytes, Error>
+pub async fn read<B>(body: &mut B, encoding: Encoding, limit: u64, admitted: &mut Admitted) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`http`] | the write endpoints and what clients ask around them; the only file that knows status codes |
 //! | [`request`] | what a write request asks for: dialect, database, precision |
-//! | `body` | reads a body whole, inflating it, within its limits |
+//! | [`body`] | reads a body whole, inflating it, within its limits |
 //! | [`admission`] | how many bytes may be in flight; beyond, refuse at once |
 //! | [`line_protocol`] | text to batches, plus the lines refused and why |
 //! | `parsers` | parsers that wait for the next body |
@@ -18,7 +18,7 @@
 
 pub mod admission;
 pub mod answer;
-mod body;
+pub mod body;
 pub mod error;
 pub mod http;
 pub mod influx_compat;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+#[path = "../../fuzz/checks/http_body.rs"]
+mod http_body;
 #[path = "../../fuzz/checks/line_protocol.rs"]
 mod line_protocol;
 
@@ -20,4 +22,9 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn kept_inputs_of_line_protocol_hold() {
     replay("line_protocol", line_protocol::check);
+}
+
+#[test]
+fn kept_inputs_of_http_body_hold() {
+    replay("http_body", http_body::check);
 }

@@ -63,6 +63,8 @@ const QUESTIONS: [(&str, &str); 3] = [
 ];
 
 pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
+    // From the start: a signal must not leave the temporary directory behind.
+    let mut signals = super::ToldToEnd::listen()?;
     let mut err = std::io::stderr();
     let (node, server) = match args.url {
         Some(url) => {
@@ -71,19 +73,25 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
             (None, ServerArgs { url, db, token: args.token, ca_file: args.ca_file })
         }
         None => {
-            let (node, folder) = own_node().await?;
+            let (node, folder) = tokio::select! {
+                own = own_node() => own?,
+                _ = signals.next() => return Err(Exit::Interrupted.into()),
+            };
             let url = node.ready().url.clone();
             writeln!(err, "alluvium demo · a node at {url}, its data in {}", folder.path().display())?;
             (Some((node, folder)), ServerArgs { url, db: "demo".to_owned(), token: None, ca_file: None })
         }
     };
-    let shown = super::interruptible(show(&server)).await;
+    let shown = tokio::select! {
+        shown = show(&server) => shown,
+        _ = signals.next() => Err(Exit::Interrupted.into()),
+    };
     let stays = node.is_some() && !args.once;
     if shown.is_ok() && stays {
         writeln!(err, "\nThe node stays for your own questions; Ctrl-C ends it and removes its data:")?;
         writeln!(err, "  alluvium sql --url {} --db {}", server.url, server.db)?;
         writeln!(err, "  curl '{}/sql?db={}&format=table' -d 'SELECT * FROM latest(watch) LIMIT 3'", server.url, server.db)?;
-        tokio::signal::ctrl_c().await?;
+        signals.next().await;
     }
     if let Some((node, _folder)) = node {
         node.stop().await;
@@ -98,7 +106,7 @@ async fn own_node() -> anyhow::Result<(Node, tempfile::TempDir)> {
     let argv = ["alluvium", "serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir.to_string_lossy(), "--log", "warn"];
     let argv: Vec<_> = argv.into_iter().map(Into::into).collect();
     let loaded: Loaded = config::load(&super::command_line(), &argv, &["serve"], None)?;
-    crate::telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log)?;
+    crate::telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log, None)?;
     Ok((Node::start(&loaded).await?, folder))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error. Without a subcommand the program serves.
 
+mod cluster;
 mod completions;
 mod config;
 mod demo;
@@ -31,6 +32,7 @@ Examples:
   alluvium sql --db home 'SELECT * FROM phone'
   alluvium write --db home points.lp          send files of line protocol
   alluvium simulate --points 1000000 --verify
+  alluvium cluster dev                        3 ingest, 3 storage and 3 query nodes on this machine
 
 Exit codes: 0 done, 1 failed or damage found, 2 wrong usage, 3 server not reachable, 4 done in part, 130 interrupted.";
 
@@ -54,6 +56,8 @@ enum Command {
     Write(write::WriteArgs),
     /// Play a fleet of devices that writes and can check what it wrote
     Simulate(simulate::SimulateArgs),
+    /// Start a whole cluster on this machine, look at and change a running one
+    Cluster(cluster::ClusterArgs),
     /// Print what a file of a data directory holds and whether its checksums are right
     Inspect(inspect::InspectArgs),
     /// Check every checksum of a stopped data directory; changes nothing
@@ -85,6 +89,7 @@ pub fn run(mut argv: Vec<OsString>) -> ExitCode {
         Command::Sql(args) => sql::run(args),
         Command::Write(args) => client_runtime().and_then(|r| r.block_on(write::run(args))),
         Command::Simulate(args) => client_runtime().and_then(|r| r.block_on(interruptible(simulate::run(args)))),
+        Command::Cluster(args) => cluster::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Token(args) => token::run(args),
@@ -111,6 +116,27 @@ fn serves_by_default(first: Option<&OsStr>) -> bool {
 
 fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Ctrl-C and SIGTERM, listened to from now on: neither ends the process by itself any more.
+struct ToldToEnd {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl ToldToEnd {
+    fn listen() -> anyhow::Result<ToldToEnd> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(ToldToEnd { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns with the signal's name when one comes.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Runs to the end or until Ctrl-C, which drops the work: its connections close, and the server cancels what they asked.

@@ -10,6 +10,7 @@ use crate::config::{self, Settings};
 use crate::exit::Exit;
 use crate::node::{Node, Ready};
 use crate::telemetry::{self, LogFormat};
+use crate::traces::Traces;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  alluvium serve\n  alluvium serve --data-dir /var/lib/alluvium --listen 127.0.0.1:0 --log debug\n  \
@@ -23,18 +24,40 @@ pub(super) struct ServeArgs {
     settings: Settings,
 }
 
+/// Set by `cluster dev` for its nodes: the process that they end with.
+pub(super) const PARENT: &str = "ALLUVIUM_DEV_PARENT";
+
 pub(super) fn run(args: &ServeArgs, argv: &[OsString]) -> anyhow::Result<()> {
+    end_with_parent()?;
     let loaded = config::load(&super::command_line(), argv, &["serve"], args.config.as_deref())?;
-    telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("alluvium").enable_all().build()?;
+    let traces = {
+        let _inside = runtime.enter();
+        Traces::to_collector()?
+    };
+    telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log, traces.as_ref())?;
     let served = runtime.block_on(serve(&loaded));
+    if let Some(traces) = traces {
+        traces.end();
+    }
     // Whatever still runs has had its time: a disk that hangs must not keep the process.
     runtime.shutdown_background();
     served
 }
 
+/// Where `cluster dev` started this node, it ends when that does, however that ends.
+fn end_with_parent() -> anyhow::Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse::<i32>().ok()) else { return Ok(()) };
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    // It may have ended before this was asked for.
+    anyhow::ensure!(getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent), "the 'cluster dev' that started this node is gone");
+    Ok(())
+}
+
 async fn serve(loaded: &config::Loaded) -> anyhow::Result<()> {
-    let mut signals = Signals::listen()?;
+    // The first one drains, a second one ends at once.
+    let mut signals = super::ToldToEnd::listen()?;
     let node = tokio::select! {
         node = Node::start(loaded) => node?,
         // Nothing was promised yet: there is nothing to drain.
@@ -52,26 +75,6 @@ async fn serve(loaded: &config::Loaded) -> anyhow::Result<()> {
                 () = node.stop() => Ok(()),
                 _ = signals.next() => Err(Exit::Interrupted.into()),
             }
-        }
-    }
-}
-
-/// SIGTERM and SIGINT: the first one drains, a second one ends at once.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

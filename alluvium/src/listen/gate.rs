@@ -1,6 +1,6 @@
 //! Who may come in.
 //!
-//! While there are no tokens, whoever names no foreign host may do everything; the listener is on loopback then. As soon
+//! While there are no tokens, whoever names no foreign host may do everything, on loopback and nowhere else. As soon
 //! as there is one, every request but a probe's shows a token: `Authorization: Bearer T`, `Token T` or `Basic any:T`, and
 //! `?p=T` where InfluxDB 1's clients put it. What a token allows is checked by whoever knows the request's database; the
 //! gate leaves an [`Access`] among the request's extensions.
@@ -46,18 +46,20 @@ pub struct Gate {
     /// Tokens given to this node alone, beside those that the cluster knows.
     outside: Vec<Arc<Token>>,
     hosts: Hosts,
+    /// Whether nobody but this machine reaches the port: only then may there be no tokens.
+    is_loopback: bool,
 }
 
 impl Gate {
     /// A gate for the cluster's tokens and those given to this node from outside; `hosts` are this node's names.
-    pub fn new(cluster: Arc<Cluster>, outside: Vec<Arc<Token>>, hosts: Hosts) -> Gate {
-        Gate { cluster, outside, hosts }
+    pub fn new(cluster: Arc<Cluster>, outside: Vec<Arc<Token>>, hosts: Hosts, is_loopback: bool) -> Gate {
+        Gate { cluster, outside, hosts, is_loopback }
     }
 
     /// What the request's sender may do, or why it is not answered.
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Access, Refusal> {
         let path = request.uri().path();
-        let open = self.outside.is_empty() && !self.cluster.has_tokens();
+        let open = self.is_loopback && self.outside.is_empty() && !self.cluster.has_tokens();
         if open {
             self.hosts.check(request)?;
         }

@@ -13,6 +13,7 @@ mod body;
 mod gate;
 mod hosts;
 mod metrics;
+pub mod peers;
 pub mod routes;
 
 use std::convert::Infallible;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
-use cluster::Access;
+use cluster::{Access, trace};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -47,6 +48,7 @@ pub use self::gate::{Gate, Refusal};
 pub use self::hosts::Hosts;
 pub use self::metrics::Metrics;
 use crate::tls::Tls;
+use crate::traces::continue_trace;
 
 /// What a connection may take.
 #[derive(Clone, Debug)]
@@ -226,17 +228,18 @@ impl Doors {
         let mut counted = self.metrics.begin(path, activity);
         let id = self.ingest.next_request_id();
         let span = span(&request, is_write, id);
+        let traced = request.headers().get(trace::TRACEPARENT).cloned();
         let mut response = match self.gate.admit(&request) {
             Err(refusal) => turned_away(&request, &refusal, id),
             Ok(access) => {
                 let mut request = request.map(|body| Paced::new(body, window, bytes));
                 request.extensions_mut().insert::<Access>(access);
                 if is_write {
-                    ingest::http::write(&self.ingest, request, id).instrument(span).await
+                    trace::within(traced, ingest::http::write(&self.ingest, request, id)).instrument(span).await
                 } else {
                     let mut request = request.map(Body::new);
                     request.extensions_mut().insert(id);
-                    let answered = self.router.clone().oneshot(request).instrument(span).await;
+                    let answered = trace::within(traced, self.router.clone().oneshot(request)).instrument(span).await;
                     answered.unwrap_or_else(|never| match never {})
                 }
             }
@@ -296,21 +299,23 @@ pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// The request's span. Small writes are too many for one each at the usual level.
+/// The request's span. Small writes are too many for one each at the usual level, but for those that somebody traces.
 fn span(request: &Request<Incoming>, is_write: bool, id: RequestId) -> Span {
     let (method, path) = (request.method(), request.uri().path());
-    if is_write {
-        tracing::debug_span!("request", %method, path, request_id = %id, trace_id = trace_id(request).unwrap_or(id.as_str()))
+    let traced = trace_id(request);
+    let trace_id = traced.unwrap_or(id.as_str());
+    let span = if is_write && traced.is_none() {
+        tracing::debug_span!("request", %method, path, request_id = %id, trace_id)
     } else {
-        tracing::info_span!("request", %method, path, request_id = %id, trace_id = trace_id(request).unwrap_or(id.as_str()))
-    }
+        tracing::info_span!("request", %method, path, request_id = %id, trace_id)
+    };
+    continue_trace(&span, request.headers());
+    span
 }
 
-/// The trace that the request belongs to, as W3C's `traceparent` tells: `version-trace-parent-flags`.
+/// The trace that the request belongs to.
 fn trace_id(request: &Request<Incoming>) -> Option<&str> {
-    let mut parts = request.headers().get("traceparent")?.to_str().ok()?.split('-');
-    let trace = parts.nth(1)?;
-    (trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit()) && parts.next().is_some()).then_some(trace)
+    request.headers().get(trace::TRACEPARENT).and_then(trace::number)
 }
 
 const INFLUXDB_VERSION: HeaderName = HeaderName::from_static("x-influxdb-version");

@@ -92,7 +92,11 @@ async fn status_of_cluster(cluster: &Cluster) -> Status {
         .into_iter()
         .map(|s| ShardStatus {
             shard: s.shard.0,
-            placed: cluster.replicas(s.shard).iter().map(|node| names.get(node).map_or_else(|| node.to_string(), |n| (*n).to_owned())).collect(),
+            placed: cluster
+                .replicas(s.shard)
+                .iter()
+                .map(|node| names.get(node).map_or_else(|| node.to_string(), |n| (*n).to_owned()))
+                .collect(),
             leader: s.leader,
             replicas: s.replicas,
             term: s.term.0,

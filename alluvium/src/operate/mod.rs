@@ -106,9 +106,9 @@ impl Status {
         let most = self.shards.iter().filter(|s| s.placed.contains(&node.name)).map(|s| s.placed.len()).max().unwrap_or(0);
         match others >= most {
             true => Ok(()),
-            false => Err(format!(
-                "draining '{name}' would leave {others} storage nodes for shards of {most} replicas: start another node first"
-            )),
+            false => {
+                Err(format!("draining '{name}' would leave {others} storage nodes for shards of {most} replicas: start another node first"))
+            }
         }
     }
 
@@ -125,7 +125,17 @@ mod tests {
     fn node(name: &str, roles: &str, state: &str) -> NodeStatus {
         let (name, roles, state) = (name.to_owned(), roles.to_owned(), state.to_owned());
         let address = String::new();
-        NodeStatus { id: name.clone(), name, roles, http: address.clone(), rpc: address.clone(), state, answers: true, incarnation: 1, version: address }
+        NodeStatus {
+            id: name.clone(),
+            name,
+            roles,
+            http: address.clone(),
+            rpc: address.clone(),
+            state,
+            answers: true,
+            incarnation: 1,
+            version: address,
+        }
     }
 
     fn status(placed: &[&str]) -> Status {
@@ -151,12 +161,9 @@ mod tests {
         assert_eq!(status.moved(7, "d", None).unwrap(), ["d", "b", "c"]);
         assert_eq!(status.moved(7, "d", Some("c")).unwrap(), ["a", "b", "d"]);
         assert_eq!(status.moved(7, "c", None).unwrap(), ["c", "a", "b"]);
-        for (shard, to, from, says) in [
-            (8, "d", None, "no shard 8"),
-            (7, "x", None, "no node 'x'"),
-            (7, "d", Some("x"), "not on 'x'"),
-            (7, "b", Some("a"), "already"),
-        ] {
+        for (shard, to, from, says) in
+            [(8, "d", None, "no shard 8"), (7, "x", None, "no node 'x'"), (7, "d", Some("x"), "not on 'x'"), (7, "b", Some("a"), "already")]
+        {
             assert!(status.moved(shard, to, from).unwrap_err().contains(says));
         }
     }

@@ -27,11 +27,14 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 struct Desk {
     cluster: Arc<Cluster>,
     clock: Clock,
+    /// Whether this node was given an admin from outside.
+    has_admin: bool,
 }
 
-/// The route.
-pub fn router(cluster: Arc<Cluster>, clock: Clock) -> Router {
-    Router::new().route("/api/v3/configure/token", get(list).post(create).delete(revoke)).with_state(Arc::new(Desk { cluster, clock }))
+/// The route; `has_admin` tells whether this node was given an admin token from outside.
+pub fn router(cluster: Arc<Cluster>, clock: Clock, has_admin: bool) -> Router {
+    let desk = Arc::new(Desk { cluster, clock, has_admin });
+    Router::new().route("/api/v3/configure/token", get(list).post(create).delete(revoke)).with_state(desk)
 }
 
 #[derive(Deserialize)]
@@ -80,6 +83,10 @@ async fn create(State(desk): State<Arc<Desk>>, Extension(id): Extension<RequestI
         database: new.database.map(Into::into),
         created: (desk.clock)(),
     };
+    // From the first token on everybody needs one: somebody must be able to make more.
+    if !token.is_admin_of_all() && !desk.has_admin && !desk.cluster.tokens().iter().any(|t| t.is_admin_of_all()) {
+        return failed(&cluster::Error::NoAdminLeft, id);
+    }
     let mut answer = shown(&token);
     answer["token"] = secret.into();
     match desk.cluster.create_token(token).await {

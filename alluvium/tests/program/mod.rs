@@ -70,7 +70,12 @@ impl RunningNode {
         let dir = data_dir.to_str().expect("a plain name");
         let mut arguments = vec!["serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--shards", "2"];
         arguments.extend(more);
-        let mut child = alluvium(&arguments).stderr(Stdio::piped()).spawn().expect("the program starts");
+        RunningNode::of(alluvium(&arguments), data_dir)
+    }
+
+    /// Starts a node by a command of one's own and waits until it says `ready`.
+    pub(crate) fn of(mut command: Command, data_dir: &Path) -> RunningNode {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let mut said = String::new();
         let url = loop {

@@ -302,7 +302,7 @@ impl Metadata {
                 // Whom we took for the leader is gone.
                 *self.leader.lock() = None;
             }
-            if Instant::now() + TRY_AGAIN >= deadline || (self.peers.is_none() && self.member.is_some()) {
+            if Instant::now() + TRY_AGAIN >= deadline {
                 return Err(match error {
                     Error::NoMetadataLeader { why } => Error::NoMetadataLeader { why },
                     other => Error::NoMetadataLeader { why: other.to_string() },

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity};
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// A body between nodes.
 pub type PeerBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -85,14 +85,7 @@ impl fmt::Debug for Peers {
 
 impl Peers {
     pub(crate) fn new(me: NodeId, security: PeerSecurity, runtime: Handle) -> Arc<Peers> {
-        Arc::new(Peers {
-            me,
-            runtime,
-            security,
-            cluster: ArcSwapOption::empty(),
-            addresses: RwLock::default(),
-            lines: Mutex::default(),
-        })
+        Arc::new(Peers { me, runtime, security, cluster: ArcSwapOption::empty(), addresses: RwLock::default(), lines: Mutex::default() })
     }
 
     /// This node.
@@ -148,6 +141,9 @@ impl Peers {
         headers.insert(FORMAT_HEADER, HeaderValue::from_static(PEER_FORMAT));
         if let Some(cluster) = self.cluster.load_full() {
             headers.insert(CLUSTER_HEADER, (*cluster).clone());
+        }
+        if let Some(trace) = trace::current() {
+            headers.insert(trace::TRACEPARENT, trace);
         }
         if let Some(secret) = &self.security.secret {
             let mut value = HeaderValue::from_str(&format!("Bearer {secret}")).expect("checked when it was read");
@@ -238,7 +234,8 @@ pub(crate) async fn read_whole(address: &str, response: Response<Incoming>) -> R
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();
     match status {
         StatusCode::OK => Ok(body),
-        _ => Err(crate::peer::refusal::decode(&body).unwrap_or_else(|| failed(format!("it answered {status}: {}", String::from_utf8_lossy(&body))))),
+        _ => Err(crate::peer::refusal::decode(&body)
+            .unwrap_or_else(|| failed(format!("it answered {status}: {}", String::from_utf8_lossy(&body))))),
     }
 }
 

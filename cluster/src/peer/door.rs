@@ -28,7 +28,7 @@ use crate::group::{GroupId, GroupKind, Types};
 use crate::peer::client::{PeerBody, whole};
 use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, refusal, wire};
 use crate::switchboard::{GroupHandle, Switchboard};
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// Bodies that are read whole are at most so long: an entry and what surrounds it, or a snapshot's list of files.
 const MAX_BODY_BYTES: usize = 256 << 20;
@@ -81,7 +81,8 @@ impl PeerDoor {
             Some(PEER_FORMAT) => {}
             found => {
                 let found = found.unwrap_or("none");
-                let why = format!("this node speaks format {PEER_FORMAT} to its peers, the request has format {found}: start a newer alluvium");
+                let why =
+                    format!("this node speaks format {PEER_FORMAT} to its peers, the request has format {found}: start a newer alluvium");
                 return Err(answer(StatusCode::BAD_REQUEST, why));
             }
         }
@@ -106,7 +107,8 @@ impl PeerDoor {
             Err(refusal) => return refusal,
         };
         let Some(switchboard) = self.switchboard.get() else { return refused(&Error::ShuttingDown) };
-        match route(switchboard, asker, request).await {
+        let (trace, path) = (request.headers().get(trace::TRACEPARENT).cloned(), request.uri().path().to_owned());
+        match trace::continued(trace, &path, route(switchboard, asker, request)).await {
             Ok(response) => response,
             Err(error) => refused(&error),
         }
@@ -213,7 +215,8 @@ async fn raft(switchboard: &Switchboard, asker: Asker, group: GroupId, what: &st
         }
         "append" => {
             let mut bytes = BytesMut::from(&read(asker, body).await?[..]);
-            let request = wire::take_append(group.kind(), &mut bytes).map_err(bad)?.ok_or_else(|| unreadable(asker, "a cut off message"))?;
+            let request =
+                wire::take_append(group.kind(), &mut bytes).map_err(bad)?.ok_or_else(|| unreadable(asker, "a cut off message"))?;
             let last = request.entries.last().map(|e| e.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
             heard.note(request.leader_commit.as_ref().map(|id| id.index));

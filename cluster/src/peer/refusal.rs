@@ -40,19 +40,19 @@ pub(crate) fn decode(body: &[u8]) -> Option<Error> {
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Refusal {
         match error {
-        Error::NotHere { shard, leader } => Refusal::NotHere { shard: *shard, leader: *leader },
-        Error::NoLeader { shard } => Refusal::NoLeader { shard: *shard },
-        Error::Unknown { shard, why } => Refusal::Unknown { shard: *shard, why: why.clone() },
-        Error::Overloaded { what, limit } => Refusal::Overloaded { what: what.clone(), limit: *limit },
-        Error::Busy { what, limit } => Refusal::Busy { what: what.clone(), limit: *limit },
-        Error::DiskFull(why) => Refusal::DiskFull(why.clone()),
-        Error::ShuttingDown => Refusal::ShuttingDown,
-        Error::NoMetadataLeader { why } => Refusal::NoMetadataLeader { why: why.clone() },
-        Error::OtherCluster { why } => Refusal::OtherCluster { why: why.clone() },
-        Error::Schema(error) => Refusal::Schema(error.clone()),
-        Error::Stopped { what, why } => Refusal::Stopped { what: what.clone(), why: why.clone() },
-        other if other.kind() == model::ErrorKind::TryAgain => Refusal::DiskFull(other.to_string()),
-        other => Refusal::Stopped { what: "a part of a peer".to_owned(), why: other.to_string() },
+            Error::NotHere { shard, leader } => Refusal::NotHere { shard: *shard, leader: *leader },
+            Error::NoLeader { shard } => Refusal::NoLeader { shard: *shard },
+            Error::Unknown { shard, why } => Refusal::Unknown { shard: *shard, why: why.clone() },
+            Error::Overloaded { what, limit } => Refusal::Overloaded { what: what.clone(), limit: *limit },
+            Error::Busy { what, limit } => Refusal::Busy { what: what.clone(), limit: *limit },
+            Error::DiskFull(why) => Refusal::DiskFull(why.clone()),
+            Error::ShuttingDown => Refusal::ShuttingDown,
+            Error::NoMetadataLeader { why } => Refusal::NoMetadataLeader { why: why.clone() },
+            Error::OtherCluster { why } => Refusal::OtherCluster { why: why.clone() },
+            Error::Schema(error) => Refusal::Schema(error.clone()),
+            Error::Stopped { what, why } => Refusal::Stopped { what: what.clone(), why: why.clone() },
+            other if other.kind() == model::ErrorKind::TryAgain => Refusal::DiskFull(other.to_string()),
+            other => Refusal::Stopped { what: "a part of a peer".to_owned(), why: other.to_string() },
         }
     }
 }

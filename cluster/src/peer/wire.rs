@@ -234,7 +234,10 @@ mod tests {
                 _ => Entry::Write(vec![wide_part(rows)]),
             };
             entry.encode(&mut bytes);
-            RaftEntry { log_id: log_id(Term(3), LogIndex(8 + i as u64)), payload: EntryPayload::Normal(Proposal::shard(bytes.into(), entry)) }
+            RaftEntry {
+                log_id: log_id(Term(3), LogIndex(8 + i as u64)),
+                payload: EntryPayload::Normal(Proposal::shard(bytes.into(), entry)),
+            }
         };
         AppendEntriesRequest {
             vote: Vote::new_committed(3, 77),

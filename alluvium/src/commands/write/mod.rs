@@ -195,7 +195,7 @@ impl Sender<'_> {
             }
         }
         let partly = answer.error.starts_with("partial write");
-        let refused = if partly { (answer.data.len() as u64).min(batch.lines) } else { batch.lines };
+        let refused = if partly { answer.refused().min(batch.lines) } else { batch.lines };
         tally.refused += refused;
         tally.stored += batch.lines - refused;
     }
@@ -212,6 +212,8 @@ fn fresh_id() -> u128 {
 struct Answer {
     error: String,
     #[serde(default)]
+    message: String,
+    #[serde(default)]
     data: Vec<BadLine>,
 }
 
@@ -224,6 +226,12 @@ struct BadLine {
 }
 
 impl Answer {
+    /// How many lines were refused: the answer lists the first 1,000 only, its message counts them all.
+    fn refused(&self) -> u64 {
+        let counted = self.message.split_once(' ').and_then(|(number, rest)| rest.starts_with("line").then(|| number.parse().ok())?);
+        (self.data.len() as u64).max(counted.unwrap_or(0))
+    }
+
     fn of(refused: &Refused) -> Option<Answer> {
         if refused.status != StatusCode::BAD_REQUEST {
             return None;

@@ -1,0 +1,202 @@
+//! `alluvium cluster status|move|drain|hand-over`: what an operator asks of a running cluster, at any of its nodes.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::client::{self, Client, ServerArgs, whole};
+use crate::config::Span;
+use crate::exit::Exit;
+use crate::operate::Status;
+use crate::print::{Sheet, terminal_width, thousands};
+
+/// A drain is looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Where a node of the cluster is.
+#[derive(Args, Debug)]
+struct Asked {
+    /// Any node of the cluster
+    #[arg(long, env = "ALLUVIUM_URL", value_name = "URL", default_value = "http://127.0.0.1:2558")]
+    url: String,
+
+    /// An admin token, where the cluster wants one
+    #[arg(long, env = "ALLUVIUM_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
+
+    /// Authorities that may vouch for an https server, PEM [default: the system's]
+    #[arg(long, env = "ALLUVIUM_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl Asked {
+    fn client(self) -> Result<Client, client::Error> {
+        Client::new(&ServerArgs { url: self.url, db: String::new(), token: self.token, ca_file: self.ca_file })
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  alluvium cluster status\n  alluvium cluster status --format json --url http://storage-1:2558")]
+pub(super) struct StatusArgs {
+    /// As tables for eyes, or as JSON
+    #[arg(long, value_name = "table|json", default_value = "table", value_parser = ["table", "json"])]
+    format: String,
+
+    #[command(flatten)]
+    server: Asked,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  alluvium cluster move 3 storage-4                      in the place of the node that leads it\n  \
+    alluvium cluster move 3 storage-4 --from storage-2\n  \
+    alluvium cluster move 3 storage-2                      which holds it already: it leads from now on")]
+pub(super) struct MoveArgs {
+    /// The shard's number
+    shard: u32,
+
+    /// The node that it goes to
+    node: String,
+
+    /// The node that it leaves [default: the one that leads it]
+    #[arg(long, value_name = "NODE")]
+    from: Option<String>,
+
+    #[command(flatten)]
+    server: Asked,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  alluvium cluster drain storage-3 --wait\n  alluvium cluster drain storage-3 --stop            it stays after all"
+)]
+pub(super) struct DrainArgs {
+    /// The node that gives away what it holds
+    node: String,
+
+    /// Return once it holds nothing any more
+    #[arg(long)]
+    wait: bool,
+
+    /// Let the node take part again instead
+    #[arg(long, conflicts_with = "wait")]
+    stop: bool,
+
+    #[command(flatten)]
+    server: Asked,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  alluvium cluster hand-over --timeout 60s        the node at --url; on Kubernetes before its pod ends")]
+pub(super) struct HandOverArgs {
+    /// Gives up after so long; what the node still leads is then led by others once it has stopped
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    timeout: Span,
+
+    #[command(flatten)]
+    server: Asked,
+}
+
+async fn status_at(client: &Client) -> anyhow::Result<(Status, Bytes)> {
+    let text = whole(client.send(Method::GET, "/cluster/v1/status", &[], &[], "").await?).await?;
+    Ok((serde_json::from_slice(&text)?, text))
+}
+
+async fn post(client: &Client, path: &str, body: serde_json::Value) -> anyhow::Result<Bytes> {
+    let headers = [("content-type", "application/json")];
+    Ok(whole(client.send(Method::POST, path, &[], &headers, body.to_string()).await?).await?)
+}
+
+pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
+    let client = args.server.client()?;
+    let (status, text) = status_at(&client).await?;
+    let mut out = std::io::stdout();
+    if args.format == "json" {
+        out.write_all(&text)?;
+        return Ok(writeln!(out)?);
+    }
+    let shown = |node: &crate::operate::NodeStatus| match (node.state.as_str(), node.answers) {
+        ("gone", _) => "gone".to_owned(),
+        ("active", true) => "ready".to_owned(),
+        (state, true) => state.to_owned(),
+        (_, false) => "does not answer".to_owned(),
+    };
+    let nodes = status.nodes.iter().map(|n| {
+        let keeps = n.roles.split(',').any(|role| role == "storage");
+        let count = |number: usize| if keeps { number.to_string() } else { String::new() };
+        let leads = status.shards.iter().filter(|s| s.leader.as_deref() == Some(&n.name)).count();
+        let holds = status.shards.iter().filter(|s| s.replicas.contains(&n.name)).count();
+        vec![n.name.clone(), n.roles.clone(), shown(n), count(leads), count(holds), n.http.clone(), n.rpc.clone(), n.version.clone()]
+    });
+    Sheet::of_words(&["node", "roles", "state", "leads", "holds", "http", "rpc", "version"], nodes.collect())
+        .draw(&mut out, terminal_width())?;
+    let shards = status.shards.iter().map(|s| {
+        let mut placed = s.placed.clone();
+        placed.sort();
+        let mut replicas = s.replicas.clone();
+        replicas.sort();
+        let state = match (&s.stopped, &s.leader) {
+            (Some(why), _) => format!("stopped: {why}"),
+            (None, None) => "has no leader".to_owned(),
+            (None, Some(_)) if placed != replicas => format!("moves to {}", s.placed.join(" ")),
+            (None, Some(_)) => "fine".to_owned(),
+        };
+        let applied = s.applied.map(thousands).unwrap_or_default();
+        let leader = s.leader.clone().unwrap_or_default();
+        vec![s.shard.to_string(), leader, replicas.join(" "), s.term.to_string(), applied, thousands(s.rows_in_memory), state]
+    });
+    Sheet::of_words(&["shard", "leader", "replicas", "term", "applied", "rows in memory", "state"], shards.collect())
+        .draw(&mut out, terminal_width())?;
+    let troubled = status.shards.iter().filter(|s| s.leader.is_none() || s.stopped.is_some()).count();
+    match troubled {
+        0 => Ok(()),
+        some => Err(Exit::Failed(format!("{some} of {} shards cannot be written or read", status.shards.len())).into()),
+    }
+}
+
+pub(super) async fn move_shard(args: MoveArgs) -> anyhow::Result<()> {
+    let client = args.server.client()?;
+    let asked = serde_json::json!({"shard": args.shard, "to": args.node, "from": args.from});
+    post(&client, "/cluster/v1/move", asked).await?;
+    Ok(writeln!(std::io::stderr(), "shard {} is on its way to {}: 'alluvium cluster status' shows it", args.shard, args.node)?)
+}
+
+pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
+    let client = args.server.client()?;
+    let mut err = std::io::stderr();
+    post(&client, "/cluster/v1/drain", serde_json::json!({"node": args.node, "stop": args.stop})).await?;
+    if args.stop {
+        return Ok(writeln!(err, "{} takes part again", args.node)?);
+    }
+    if !args.wait {
+        return Ok(writeln!(err, "{} gives away what it holds: 'alluvium cluster status' shows how far it is", args.node)?);
+    }
+    let mut bar: Option<ProgressBar> = None;
+    loop {
+        let (status, _) = status_at(&client).await?;
+        let left = status.held_by(&args.node).count() as u64;
+        let bar = bar.get_or_insert_with(|| {
+            let template = "{prefix} {wide_bar} {pos} of {len} shards have left · {elapsed}";
+            ProgressBar::new(left)
+                .with_prefix(args.node.clone())
+                .with_style(ProgressStyle::with_template(template).expect("the template is constant"))
+        });
+        bar.set_position(bar.length().unwrap_or(left).saturating_sub(left));
+        if left == 0 {
+            bar.finish_and_clear();
+            return Ok(writeln!(err, "{} holds nothing any more: it can be taken out", args.node)?);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+pub(super) async fn hand_over(args: HandOverArgs) -> anyhow::Result<()> {
+    let client = args.server.client()?;
+    let timeout_ms = u64::try_from(args.timeout.0.as_millis())?;
+    post(&client, "/cluster/v1/hand_over", serde_json::json!({"timeout_ms": timeout_ms})).await?;
+    Ok(writeln!(std::io::stderr(), "other nodes lead what this one led")?)
+}
