@@ -22,7 +22,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use axum::Router;
 use cluster::peer::{PeerDoor, PeerSecurity};
-use cluster::{Clock, Cluster, ClusterOptions, NodeState, PeerOptions, Token};
+use cluster::{Clock, Cluster, ClusterOptions, PeerOptions, Token};
 use ingest::{Ingest, IngestOptions};
 use model::Timestamp;
 use prometheus_client::registry::Registry;
@@ -212,7 +212,8 @@ impl Node {
         let shards = cluster.shards().len();
         let url = format!("{}://{http}", if tls.is_some() { "https" } else { "http" });
         let (closing, closed) = watch::channel(false);
-        let (ingest, doors) = open_doors(loaded, cluster.clone(), clock, Door { listener, http, rpc, tls, outside }, closed)?;
+        let (ingest, doors) =
+            open_doors(loaded, cluster.clone(), clock, Door { listener, http, rpc, tls, outside }, peers.as_ref(), closed)?;
 
         write_node_file(&node_file, &settings.node_id, http, peers.as_ref().map(PeerPort::address))?;
         let free_bytes = disk.free_bytes(&settings.data_dir).ok();
@@ -401,6 +402,7 @@ fn open_doors(
     cluster: Arc<Cluster>,
     clock: Clock,
     door: Door,
+    peers: Option<&PeerPort>,
     closed: watch::Receiver<bool>,
 ) -> Result<(Arc<Ingest>, JoinHandle<()>), Error> {
     let settings = &loaded.settings;
@@ -423,9 +425,12 @@ fn open_doors(
         max_sql_bytes: settings.query_max_sql_bytes.0 as usize,
         ..QueryOptions::new(settings.data_dir.join("spill"), clock.clone())
     };
-    let sources = sources(loaded, &door, cluster.clone(), clock(), ingest.clone());
+    let sources = sources(loaded, &door, clock(), ingest.clone());
     let engine = Engine::new(cluster.clone(), options, sources)?;
     ingest.ask_tag_values(tag_values(engine.clone()));
+    if let Some(peers) = peers {
+        peers.connect(engine.peer_service());
+    }
 
     let mut registry = telemetry::registry();
     let listen_metrics = listen::Metrics::default();
@@ -444,7 +449,7 @@ fn open_doors(
 }
 
 /// What SQL shows of this process.
-fn sources(loaded: &Loaded, door: &Door, cluster: Arc<Cluster>, started: Timestamp, ingest: Arc<Ingest>) -> Sources {
+fn sources(loaded: &Loaded, door: &Door, started: Timestamp, ingest: Arc<Ingest>) -> Sources {
     let settings: Vec<query::Setting> = loaded
         .effective
         .iter()
@@ -472,26 +477,8 @@ fn sources(loaded: &Loaded, door: &Door, cluster: Arc<Cluster>, started: Timesta
     Sources {
         settings: Box::new(move || settings.clone()),
         refused_lines: Box::new(refused),
-        nodes: Box::new(move || nodes(&cluster, &this_node)),
+        nodes: Box::new(move || vec![this_node.clone()]),
     }
-}
-
-/// `system.nodes`: those that the cluster knows; of this one more.
-fn nodes(cluster: &Cluster, this: &query::Node) -> Vec<query::Node> {
-    if cluster.peers().is_none() {
-        return vec![this.clone()];
-    }
-    let known = cluster.nodes().into_iter().filter(|info| info.state != NodeState::Gone);
-    let shown = known.map(|info| query::Node {
-        started: if info.id == cluster.node_id() { this.started } else { None },
-        node_id: info.name,
-        roles: info.roles.to_string(),
-        http: info.http,
-        rpc: Some(info.rpc),
-        version: info.version,
-        state: if info.state == NodeState::Active { "ready".to_owned() } else { info.state.to_string() },
-    });
-    shown.collect()
 }
 
 /// Answers `SHOW TAG VALUES`, which ingest is asked and only query can read.

@@ -1,8 +1,8 @@
 //! The port for peers: HTTP/2 only, with mutual TLS where there are certificates, for who knows the cluster's secret.
 //!
 //! It has a small runtime of its own, so that heartbeats never queue behind a client's request or a query. Who may speak
-//! and what is answered is `cluster`'s business ([`PeerDoor`]), but for what query asks of other query and storage nodes,
-//! which goes to the router that is connected once query is there. Nothing here is reachable on the port for clients.
+//! and what is answered is `cluster`'s business ([`PeerDoor`]), but for what queries ask of other nodes, which goes to
+//! [`PeerService`] once it is there. Nothing here is reachable on the port for clients.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,21 +10,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::response::IntoResponse;
-use cluster::peer::PeerDoor;
+use cluster::peer::{PeerBody, PeerDoor, whole};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use query::PeerService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt;
 
 use crate::tls::Tls;
 
@@ -44,20 +41,18 @@ const PING: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After a failed `accept` (no file descriptors left, say) the loop waits so long.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// The paths that are `cluster`'s.
-const CLUSTER: &str = "/peer/";
 
 /// What is answered.
 struct Port {
     door: Arc<PeerDoor>,
-    others: Arc<OnceLock<Router>>,
+    queries: Arc<OnceLock<PeerService>>,
     tls: Option<Arc<Tls>>,
 }
 
 /// The open port; closed when it is dropped.
 pub struct PeerPort {
     address: SocketAddr,
-    others: Arc<OnceLock<Router>>,
+    queries: Arc<OnceLock<PeerService>>,
     runtime: Option<Runtime>,
 }
 
@@ -67,14 +62,14 @@ impl PeerPort {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("peers").enable_all().build()?;
-        let others = Arc::new(OnceLock::new());
-        let port = Arc::new(Port { door, others: others.clone(), tls });
+        let queries = Arc::new(OnceLock::new());
+        let port = Arc::new(Port { door, queries: queries.clone(), tls });
         let listener = {
             let _inside = runtime.enter();
             TcpListener::from_std(listener)?
         };
         runtime.spawn(port.accept(listener));
-        Ok(PeerPort { address, others, runtime: Some(runtime) })
+        Ok(PeerPort { address, queries, runtime: Some(runtime) })
     }
 
     /// Where it listens.
@@ -82,9 +77,9 @@ impl PeerPort {
         self.address
     }
 
-    /// Says who answers what is not asked of `cluster`; once.
-    pub fn connect(&self, others: Router) {
-        assert!(self.others.set(others).is_ok(), "the port is connected once");
+    /// Says who answers what queries ask; once.
+    pub fn connect(&self, queries: PeerService) {
+        assert!(self.queries.set(queries).is_ok(), "the port is connected once");
     }
 }
 
@@ -145,16 +140,20 @@ impl Port {
         builder.serve_connection(TokioIo::new(stream), answer).await.map_err(|e| e.to_string())
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        if request.uri().path().starts_with(CLUSTER) {
-            return self.door.answer(request).await.map(Body::new);
+    async fn answer(&self, request: Request<Incoming>) -> Response<PeerBody> {
+        if !PeerService::answers(request.uri().path()) {
+            return self.door.answer(request).await;
         }
         if let Err(refusal) = self.door.admit(request.headers()) {
-            return refusal.map(Body::new);
+            return refusal;
         }
-        match self.others.get() {
-            None => (StatusCode::SERVICE_UNAVAILABLE, "this node is still starting").into_response(),
-            Some(router) => router.clone().oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
+        match self.queries.get() {
+            Some(queries) => queries.answer(request).await,
+            None => {
+                let mut response = Response::new(whole("this node is still starting"));
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                response
+            }
         }
     }
 }
