@@ -59,7 +59,7 @@ pub(crate) struct RunningNode {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     pub(crate) data_dir: PathBuf,
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`, or `https`
     pub(crate) url: String,
     pub(crate) said: String,
 }
@@ -84,7 +84,7 @@ impl RunningNode {
             assert_ne!(read, 0, "the node ended before it was ready:\n{said}");
             let line = &said[before..];
             if line.contains("ready") {
-                let at = line.find("http://").unwrap_or_else(|| panic!("no address in {line:?}"));
+                let at = line.find("http").unwrap_or_else(|| panic!("no address in {line:?}"));
                 break line[at..].split([' ', '"', '\n']).next().expect("split gives one").to_owned();
             }
         };

@@ -130,9 +130,7 @@ impl Dev {
         let dir = args.data_dir.canonicalize()?;
         let lock = DirLock::take(&dir).context("is another 'alluvium cluster dev' running there?")?;
         let shape = Shape { ingest: args.ingest, storage: args.storage, query: args.query, replicas: args.replicas, shards: args.shards };
-        let members = shape.members(&dir, args.base_port, ClusterFile::read(&dir).as_ref())?;
-        // Whoever waits for it must not read that of the start before.
-        let _ = std::fs::remove_file(ClusterFile::path(&dir));
+        let members = shape.members(&dir, args.base_port, ClusterFile::put_aside(&dir).as_ref())?;
         let settings = dir.join("alluvium.toml");
         if !settings.exists() {
             std::fs::write(&settings, SETTINGS)?;
@@ -322,6 +320,9 @@ impl Dev {
     /// Tells all nodes to end, and kills those that take too long or when a second signal comes. Those that keep data are
     /// told last: until then the others can finish what they have begun.
     async fn end_all(&mut self, signals: &mut ToldToEnd) {
+        let running = self.nodes.iter().filter(|n| n.child.is_some()).count();
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "stopping {running} nodes; their data stays in {}", self.dir.display());
         for role in ["ingest", "query", "storage"] {
             let of_role = self.nodes.iter_mut().filter(|n| n.member.role == role);
             let ending = futures::future::join_all(of_role.map(Running::end));

@@ -50,9 +50,18 @@ impl ClusterFile {
         dir.join("cluster.json")
     }
 
-    /// What an earlier start has left, if it can be read.
+    /// That of the cluster that runs there, if it can be read.
     pub(super) fn read(dir: &Path) -> Option<ClusterFile> {
         serde_json::from_slice(&std::fs::read(ClusterFile::path(dir)).ok()?).ok()
+    }
+
+    /// What an earlier start has left. It is put aside: whoever waits for the file must not read the old one, but the
+    /// ports in it are kept, also where this start comes to nothing.
+    pub(super) fn put_aside(dir: &Path) -> Option<ClusterFile> {
+        let aside = dir.join("cluster.json.before");
+        // There is none where the start before came to nothing, or this one is the first.
+        let _ = std::fs::rename(ClusterFile::path(dir), &aside);
+        serde_json::from_slice(&std::fs::read(aside).ok()?).ok()
     }
 
     /// Whoever waits for it never reads half of it.
@@ -160,8 +169,11 @@ mod tests {
         assert_eq!(addresses.len(), 8);
         let file = ClusterFile { nodes: members.clone(), control: String::new() };
         file.write(dir.path()).unwrap();
-        let again = SHAPE.members(dir.path(), None, ClusterFile::read(dir.path()).as_ref()).unwrap();
-        assert_eq!(again, members);
+        for _ in 0..2 {
+            let before = ClusterFile::put_aside(dir.path());
+            assert_eq!(SHAPE.members(dir.path(), None, before.as_ref()).unwrap(), members);
+            assert!(ClusterFile::read(dir.path()).is_none());
+        }
     }
 
     #[test]
