@@ -393,8 +393,9 @@ fn figures(summary: &Summary, headers: &mut HeaderMap) {
     headers.insert(SHARDS, summary.shards.into());
     headers.insert(ELAPSED, (summary.elapsed.as_micros() as u64).into());
     if let Some(lag) = summary.lag {
-        // In milliseconds.
-        headers.insert(LAG, (lag.as_millis() as u64).into());
+        // In seconds.
+        let lag = HeaderValue::try_from(lag.as_secs_f64().to_string());
+        headers.insert(LAG, lag.expect("digits"));
     }
     if !summary.missing.is_empty() {
         let missing: Vec<String> = summary.missing.iter().map(ToString::to_string).collect();

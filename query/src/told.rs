@@ -1,6 +1,7 @@
 //! An error on its way from one node of a query to another.
 //!
-//! DataFusion carries its errors between nodes as text. Ours keep their kind and their nouns in it: a mark, then JSON.
+//! DataFusion carries its errors between nodes as text, and what carries them may quote it. Ours keep their kind and their
+//! nouns in it: a mark, then JSON in signs that nobody quotes.
 
 use model::{ErrorKind, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// Stands before the JSON.
-const MARK: &str = "alluvium told: ";
+const MARK: &str = "alluvium-told-";
 
 /// What is kept of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,13 +83,16 @@ impl Told {
 
     /// As text that [`find`](Told::find) finds in whatever is put around it.
     pub(crate) fn text(&self) -> String {
-        format!("{MARK}{}", serde_json::to_string(self).expect("writing to memory"))
+        let json = serde_json::to_vec(self).expect("writing to memory");
+        format!("{MARK}{}", form_urlencoded::byte_serialize(&json).collect::<String>())
     }
 
     /// What is told somewhere in a text.
     pub(crate) fn find(text: &str) -> Option<Told> {
         let (_, rest) = text.split_once(MARK)?;
-        serde_json::Deserializer::from_str(rest).into_iter().next()?.ok()
+        let quoted = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '%' | '+' | '*' | '-' | '.' | '_'));
+        let (json, _) = form_urlencoded::parse(rest.split(quoted).next()?.as_bytes()).next()?;
+        serde_json::from_str(&json).ok()
     }
 }
 
@@ -106,7 +110,7 @@ mod tests {
             Error::sql("no such column"),
         ] {
             let told = Told::of(&e);
-            let text = format!("Execution error: {}\nbacktrace {{", told.text());
+            let text = format!("status {:?}", format!("Execution error: {}, backtrace {{", told.text()));
             assert_eq!(Told::find(&text).as_ref(), Some(&told));
             assert_eq!(Told::of(&told.clone().error()), told, "{e:?}");
         }

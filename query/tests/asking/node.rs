@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use cluster::{Cluster, ClusterOptions};
+use cluster::{Cluster, ClusterOptions, PeerOptions, Roles};
 use model::batch::{Bitmap, FieldColumn, PointBatch, Values};
 use model::schema::{DEFAULT_DATABASE, NewColumn};
 use model::{ColumnType, FieldValue, ShardId, TableId, Timestamp, routing_hash};
@@ -23,11 +23,20 @@ use tempfile::TempDir;
 /// Bytes of memtable at which a shard flushes by itself: never, here.
 const FLUSH_BYTES: usize = 1 << 30;
 
+/// What a node is made with.
+pub(crate) struct Made {
+    pub(crate) name: String,
+    pub(crate) shards: u32,
+    pub(crate) peers: Option<PeerOptions>,
+    pub(crate) seed: u64,
+}
+
 /// One node.
 pub(crate) struct Node {
     pub(crate) engine: Arc<Engine>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) now: Arc<AtomicI64>,
+    origin: u128,
     sequence: AtomicU64,
     _dir: TempDir,
 }
@@ -40,23 +49,29 @@ impl Node {
 
     /// A node whose queries are bounded otherwise.
     pub(crate) async fn with(bound: impl FnOnce(&mut QueryOptions)) -> Node {
+        Node::made(Made { name: "n1".to_owned(), shards: 3, peers: None, seed: 7 }, bound).await
+    }
+
+    /// A node that is made so.
+    pub(crate) async fn made(made: Made, bound: impl FnOnce(&mut QueryOptions)) -> Node {
         let dir = tempfile::tempdir().unwrap();
+        let roles = made.peers.as_ref().map_or(Roles::ALL, |peers| peers.roles);
         let now = Arc::new(AtomicI64::new(1_780_000_000_000_000_000));
         let clock: cluster::Clock = {
             let now = now.clone();
             Arc::new(move || Timestamp(now.load(Ordering::Relaxed)))
         };
         let cluster = Cluster::start(ClusterOptions {
-            node: "n1".to_owned(),
+            node: made.name.clone(),
             data_dir: dir.path().join("data"),
             disk: Arc::new(RealDisk),
-            shards: 3,
+            shards: made.shards,
             clock: clock.clone(),
-            seed: 7,
+            seed: made.seed,
             flush_bytes: FLUSH_BYTES,
             last_rows_bytes: 1 << 20,
             max_waiting_bytes: 64 << 20,
-            peers: None,
+            peers: made.peers,
         })
         .await
         .unwrap();
@@ -75,10 +90,10 @@ impl Node {
                     error_message: "no field".to_owned(),
                 }]
             }),
-            nodes: Box::new(|| {
+            nodes: Box::new(move || {
                 vec![query::Node {
-                    node_id: "n1".to_owned(),
-                    roles: "ingest,storage,query".to_owned(),
+                    node_id: made.name.clone(),
+                    roles: roles.to_string(),
                     http: "127.0.0.1:2558".to_owned(),
                     rpc: None,
                     version: "0.1.0".to_owned(),
@@ -88,7 +103,7 @@ impl Node {
             }),
         };
         let engine = Engine::new(cluster.clone(), options, sources).unwrap();
-        Node { engine, cluster, now, sequence: AtomicU64::new(0), _dir: dir }
+        Node { engine, cluster, now, origin: made.seed.into(), sequence: AtomicU64::new(0), _dir: dir }
     }
 
     /// Writes points into the default database.
@@ -123,7 +138,7 @@ impl Node {
         for (shard, batches) in parts {
             let range_version = self.cluster.shard_map().ranges.iter().find(|r| r.shard == shard).unwrap().version;
             let part = WritePart {
-                origin: 1,
+                origin: self.origin,
                 sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
                 arrived: Timestamp(self.now.load(Ordering::Relaxed)),
                 range_version,

@@ -1,0 +1,277 @@
+//! Several nodes must answer as one does: every shape of plan, whoever is asked, with quick ways and without; and when a
+//! node is lost, a schema is new or nobody wants the answer any more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use model::ShardId;
+use query::{Consistency, Error, Partial, RunOptions, Shortcuts};
+
+use crate::fleet::Fleet;
+use crate::node::{Node, stale};
+
+const HOUR: i64 = 3_600_000_000_000;
+
+/// Every shape of plan that is cut in another way.
+const QUESTIONS: [&str; 24] = [
+    "SELECT count(*), sum(steps), min(time), max(celsius) FROM phone",
+    "SELECT device_id, count(*) AS n, avg(celsius) AS c FROM phone GROUP BY device_id ORDER BY device_id",
+    "SELECT os, time_bucket('6h', time) AS t, count(*) AS n, sum(steps) AS s FROM phone GROUP BY os, t ORDER BY os, t",
+    "SELECT device_id, time, celsius FROM phone ORDER BY celsius DESC, device_id, time LIMIT 7",
+    "SELECT device_id, time, celsius FROM phone ORDER BY time DESC, device_id LIMIT 5",
+    "SELECT DISTINCT os FROM phone ORDER BY os",
+    "SELECT count(*) FROM (SELECT * FROM phone LIMIT 13)",
+    "SELECT count(*) AS n FROM phone a JOIN phone b ON a.device_id = b.device_id AND a.time = b.time WHERE a.steps > b.steps - 1",
+    "SELECT device_id, count(*) AS n FROM phone WHERE device_id IN (SELECT device_id FROM watch WHERE pulse > 70) GROUP BY device_id ORDER BY device_id",
+    "SELECT count(*) AS n FROM phone WHERE celsius > (SELECT avg(celsius) FROM phone)",
+    "SELECT count(*) AS n, sum(a.steps * b.pulse) AS s FROM phone a, watch b WHERE a.steps < 3 AND b.pulse < 75",
+    "SELECT device_id, time, steps, sum(steps) OVER (PARTITION BY device_id ORDER BY time) AS total FROM phone ORDER BY device_id, time LIMIT 20",
+    "SELECT kind, count(*) AS n FROM (SELECT 'phone' AS kind, device_id FROM phone UNION ALL SELECT 'watch', device_id FROM watch) GROUP BY kind ORDER BY kind",
+    "SELECT device_id, last_value(celsius ORDER BY time) AS newest FROM phone GROUP BY device_id ORDER BY device_id",
+    "SELECT approx_percentile_cont(celsius, 0.5) > 0 AS p, approx_distinct(device_id) AS d FROM phone",
+    "SELECT date_bin(INTERVAL '1 day', time) AS day, max(celsius) AS c FROM phone WHERE os = 'a' GROUP BY day ORDER BY day",
+    "SELECT device_id, time, celsius, steps FROM latest(phone) ORDER BY device_id",
+    "SELECT p.device_id, p.steps, w.pulse FROM latest(phone) p LEFT JOIN latest(watch) w ON p.device_id = w.device_id ORDER BY p.device_id",
+    "SELECT p.device_id FROM (SELECT DISTINCT device_id FROM phone) p FULL JOIN (SELECT DISTINCT device_id FROM watch) w ON p.device_id = w.device_id ORDER BY p.device_id",
+    "SELECT device_id FROM phone WHERE device_id NOT IN (SELECT device_id FROM watch) GROUP BY device_id ORDER BY device_id",
+    "SELECT device_id, time FROM phone WHERE time >= '1970-01-01T10:00:00Z' AND celsius IS NOT NULL ORDER BY time, device_id LIMIT 9",
+    "SELECT max(time) FROM phone WHERE os = 'b'",
+    "SELECT p.n + w.n + one.x AS n FROM (SELECT count(*) AS n FROM phone) p, (SELECT count(*) AS n FROM watch) w, (SELECT 1 AS x) one",
+    "SELECT count(*) AS n FROM phone a JOIN watch b ON a.celsius < b.pulse AND a.time > b.time",
+];
+
+const OF_ONE_DEVICE: [&str; 3] = [
+    "SELECT time, device_id, os, celsius, steps FROM phone WHERE device_id = 'p7' ORDER BY time",
+    "SELECT time, celsius FROM phone WHERE device_id = 'p7' ORDER BY time DESC LIMIT 1",
+    "SELECT count(*) AS n, avg(steps) AS s FROM phone WHERE device_id = 'p11' AND time > '1970-01-01T03:00:00Z'",
+];
+
+fn phones() -> String {
+    let line = |i: i64| {
+        let device = i % 20;
+        let os = ["a", "b"][(device % 2) as usize];
+        format!("phone,device_id=p{device},os={os} celsius={}.25,steps={}i {}", (i * 37) % 50, i % 9, (i / 20) * HOUR + device)
+    };
+    (0..600).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn watches() -> String {
+    (0..160).map(|i| format!("watch,device_id=p{} pulse={}i {}", 2 * (i % 16), 60 + i % 30, i / 16 * HOUR)).collect::<Vec<_>>().join("\n")
+}
+
+/// Rows in files and in memory, some written twice.
+async fn fill(node: &Node) {
+    node.write(&stale(&phones())).await;
+    node.ask("FLUSH").await;
+    node.write(&phones()).await;
+    node.write(&watches()).await;
+}
+
+fn ways() -> [RunOptions; 2] {
+    [Shortcuts::On, Shortcuts::Off].map(|shortcuts| RunOptions { shortcuts, ..RunOptions::default() })
+}
+
+async fn plan(node: &Node, sql: &str) -> String {
+    node.ask(&format!("EXPLAIN {sql}")).await.replace("\"\"", "\"")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_answers_as_a_single_one_does() {
+    let alone = Node::start().await;
+    fill(&alone).await;
+    let fleet = Fleet::start(&["ingest,storage,query", "ingest,storage,query", "storage", "query"], 6, 1).await;
+    fill(fleet.node(3)).await;
+    for sql in QUESTIONS.iter().chain(&OF_ONE_DEVICE) {
+        let expected = alone.ask(sql).await;
+        for i in [0, 3] {
+            for options in ways() {
+                let way = options.shortcuts;
+                let answer = fleet.node(i).csv(sql, options).await.unwrap_or_else(|e| panic!("node {i}, {way:?}, {sql}: {e:?}"));
+                assert_eq!(answer, expected, "node {i}, {way:?}: {sql}");
+            }
+        }
+    }
+    fleet.end().await;
+    alone.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_tells_nodes_and_a_single_device_goes_whole_to_its_node() {
+    let fleet = Fleet::start(&["storage", "storage", "query"], 4, 1).await;
+    let asked = fleet.node(2);
+    fill(asked).await;
+    let spread = plan(asked, "SELECT os, count(*) FROM phone GROUP BY os").await;
+    assert!(
+        spread.contains("Stage 1") && spread.contains("nodes=[n1]") && spread.contains("nodes=[n2]") && spread.contains("(2 of 4 shards"),
+        "{spread}"
+    );
+    let whole = plan(asked, OF_ONE_DEVICE[0]).await;
+    assert!(whole.contains("sent whole to node n"), "{whole}");
+    let analyzed = asked.ask("EXPLAIN ANALYZE SELECT os, count(*) FROM phone GROUP BY os").await;
+    assert!(analyzed.contains("rows_scanned") && analyzed.contains("nodes=[n1]") && analyzed.contains("nodes=[n2]"), "{analyzed}");
+    let mut answer = asked.engine.run("default", "SELECT os, count(*) FROM phone GROUP BY os", RunOptions::default()).await.unwrap();
+    while let Some(batch) = answer.next().await {
+        batch.unwrap();
+    }
+    let summary = answer.summary();
+    assert_eq!((summary.rows, summary.rows_scanned, summary.shards), (2, 600, 4));
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_scans_agree_wherever_they_run() {
+    let fleet = Arc::new(Fleet::start(&["storage", "storage", "query"], 4, 1).await);
+    fleet.node(2).write(&phones()).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let writing = tokio::spawn({
+        let (fleet, over) = (fleet.clone(), over.clone());
+        async move {
+            let mut i = 0;
+            while !over.load(Ordering::Relaxed) {
+                i += 1;
+                fleet.node(2).write(&format!("phone,device_id=p{},os=a celsius=1,steps=1i {}", i % 20, 1_000 * HOUR + i)).await;
+            }
+            i
+        }
+    });
+    let whole = "SELECT a.n = b.n AS same FROM (SELECT count(*) AS n FROM phone) a, (SELECT count(*) AS n FROM phone) b";
+    let joined = "SELECT count(*) = max(n) AS same FROM phone, (SELECT count(*) AS n FROM phone)";
+    let device = "SELECT a.n = b.n AS same FROM (SELECT count(*) AS n FROM phone WHERE device_id = 'p3') a, \
+                  (SELECT count(*) AS n FROM phone WHERE device_id = 'p3') b";
+    for _ in 0..8 {
+        for sql in [whole, joined, device] {
+            for options in ways() {
+                for i in 0..3 {
+                    assert_eq!(fleet.node(i).csv(sql, options.clone()).await.unwrap(), "same\ntrue\n", "{sql}");
+                }
+            }
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    assert!(writing.await.unwrap() > 0);
+    Arc::into_inner(fleet).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_seen_by_every_node_asked_afterwards_even_with_new_tables_and_tags() {
+    let fleet = Fleet::start(&["ingest,storage,query", "storage,query", "query"], 4, 1).await;
+    for round in 0..12 {
+        let (to, from) = (fleet.node(round % 3), fleet.node((round + 1) % 3));
+        to.write(&format!(
+            "car,device_id=c1,tag{round}=x speed={round} {round}\ncar,device_id=c{round},tag{round}=y speed={round} {round}"
+        ))
+        .await;
+        to.write(&format!("table{round},device_id=c1 v={round} 1")).await;
+        assert_eq!(from.ask(&format!("SELECT v FROM table{round}")).await, format!("v\n{round}.0\n"));
+        assert_eq!(from.ask("SELECT count(*) AS n FROM car").await, format!("n\n{}\n", 2 * (round + 1)), "round {round}");
+        assert_eq!(from.ask(&format!("SELECT count(*) AS n FROM car WHERE tag{round} = 'x'")).await, "n\n1\n");
+        if round % 4 == 3 {
+            to.ask("FLUSH").await;
+        }
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_leader_costs_one_more_attempt_and_no_row() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 3).await;
+    fill(fleet.node(3)).await;
+    let sql = "SELECT os, count(*) AS n, sum(steps) AS s FROM phone GROUP BY os ORDER BY os";
+    let expected = fleet.node(3).ask(sql).await;
+    let led = fleet.node(3).cluster.find_leader(ShardId(0)).await.unwrap();
+    fleet.kill(fleet.place(led)).await;
+    let started = Instant::now();
+    let answer = loop {
+        match fleet.node(3).csv(sql, RunOptions::default()).await {
+            Ok(answer) => break answer,
+            Err(e) => assert!(e.kind() == model::ErrorKind::TryAgain && started.elapsed() < Duration::from_secs(20), "{e:?}"),
+        }
+    };
+    assert_eq!(answer, expected);
+    let stale = RunOptions { consistency: Consistency::Stale, ..RunOptions::default() };
+    assert_eq!(fleet.node(3).csv(sql, stale).await.unwrap(), expected);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_gone_is_named_or_left_out_as_asked_and_never_missed() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 1).await;
+    fleet.node(3).write(&phones()).await;
+    // The metadata group goes on without a node that only has shards; any will do here, of three.
+    let gone = fleet.place(fleet.node(3).cluster.find_leader(ShardId(1)).await.unwrap());
+    let shards = fleet.led_by(gone).await;
+    fleet.kill(gone).await;
+    let sql = "SELECT count(*) AS n FROM phone";
+    for options in ways() {
+        let e = fleet.node(3).csv(sql, options).await.unwrap_err();
+        assert_eq!(e.kind(), model::ErrorKind::TryAgain, "{e:?}");
+        assert!(shards.iter().any(|shard| e.to_string().contains(&shard.to_string())), "{e}: {shards:?}");
+    }
+    let allow = RunOptions { partial: Partial::Allow, ..RunOptions::default() };
+    let mut answer = fleet.node(3).engine.run("default", sql, allow).await.unwrap();
+    while let Some(batch) = answer.next().await {
+        batch.unwrap();
+    }
+    assert_eq!(answer.summary().missing, shards);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_nobody_wants_ends_on_all_nodes() {
+    let fleet = Arc::new(Fleet::with(&["storage", "storage", "query"], 4, 1, |o| o.threads = 1).await);
+    fill(fleet.node(2)).await;
+    let busy = "SELECT count(*) FROM phone a JOIN phone b ON a.steps + b.steps < 0 JOIN phone c ON b.steps + c.steps + a.steps < 0 \
+                JOIN phone d ON sin(a.celsius + b.celsius) > c.celsius + d.celsius + 1e9";
+    let endless = "SELECT count(*) FROM (SELECT a.celsius AS x FROM phone a, phone b, phone c) WHERE sin(x) > 2";
+    for sql in [busy, endless] {
+        let started = Instant::now();
+        let options = RunOptions { timeout: Some(Duration::from_millis(700)), ..RunOptions::default() };
+        let ended = fleet.node(2).csv(sql, options).await;
+        if ended.is_ok() {
+            continue;
+        }
+        assert!(matches!(ended, Err(Error::Deadline { .. } | Error::Ended { .. })), "{ended:?}");
+        assert!(started.elapsed() < Duration::from_millis(2_200), "{:?}", started.elapsed());
+        // Every node has its one thread back.
+        for node in fleet.living() {
+            let asked = Instant::now();
+            assert_eq!(node.ask("SELECT count(*) AS n FROM watch").await, "n\n160\n");
+            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        }
+    }
+    let asking = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.node(2).csv(endless, RunOptions::default()).await }
+    });
+    let running = "SELECT query_id FROM system.queries WHERE state = 'running' AND sql LIKE '%sin(x)%' AND sql NOT LIKE '%system%'";
+    let started = Instant::now();
+    let id = loop {
+        match fleet.node(0).ask(running).await.trim_start_matches("query_id\n").trim() {
+            "" => assert!(started.elapsed() < Duration::from_secs(20)),
+            id => break id.to_owned(),
+        }
+    };
+    fleet.node(0).ask(&format!("KILL QUERY {id}")).await;
+    assert!(matches!(asking.await.unwrap(), Err(Error::Killed { .. })));
+    Arc::into_inner(fleet).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn system_tables_tell_of_all_nodes() {
+    let fleet = Fleet::start(&["ingest,storage,query", "storage", "query"], 4, 1).await;
+    fill(fleet.node(2)).await;
+    fleet.node(2).ask("FLUSH").await;
+    let tables = [
+        "SELECT node_id, roles, state FROM system.nodes ORDER BY node_id",
+        "SELECT shard_id, leader, replicas, applied_index > 0 AS applied FROM system.shards ORDER BY shard_id",
+        "SELECT shard_id, \"table\", rows FROM system.files ORDER BY shard_id, \"table\", first_index, rows",
+        "SELECT sum(rows) AS rows FROM system.devices",
+    ];
+    for sql in tables {
+        let answers: Vec<String> = futures::future::join_all(fleet.living().map(|node| node.ask(sql))).await;
+        assert!(answers.iter().all(|a| *a == answers[0]), "{answers:?}");
+        assert!(answers[0].lines().count() > 1 && !answers[0].contains("false") && !answers[0].contains("down"), "{}", answers[0]);
+    }
+    fleet.end().await;
+}
