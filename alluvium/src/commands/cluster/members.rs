@@ -118,7 +118,7 @@ impl Ports {
                 TcpListener::bind(("127.0.0.1", port)).with_context(|| format!("port {port} is taken (--base-port)"))?
             }
             (None, Some(Ok(listener))) => listener,
-            (None, _) => TcpListener::bind("127.0.0.1:0").context("there is no free port")?,
+            (None, _) => free_port().context("there is no free port")?,
         };
         let address = listener.local_addr()?.to_string();
         self.held.push(listener);
@@ -149,6 +149,22 @@ impl Member {
         }
         arguments
     }
+}
+
+/// Ports that the system does not give to outgoing connections: one that is free now is not taken by the next node's
+/// connection to its peers before the node that it is meant for listens on it.
+const QUIET_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A free port, from a place in the range that other clusters on this machine do not begin at.
+fn free_port() -> std::io::Result<TcpListener> {
+    let count = u32::from(QUIET_PORTS.end - QUIET_PORTS.start);
+    let first = std::process::id().wrapping_mul(97) % count;
+    for i in 0..count {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", QUIET_PORTS.start + ((first + i) % count) as u16)) {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind("127.0.0.1:0")
 }
 
 #[cfg(test)]
