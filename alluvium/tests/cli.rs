@@ -271,3 +271,43 @@ fn a_fleet_is_read_back_whole_after_flush_and_compaction() {
     node.ask(&["sql", "COMPACT"]).done();
     assert_eq!(count(&node), before);
 }
+
+#[test]
+fn all_refused_lines_of_a_batch_are_counted() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = RunningNode::start(dir.path(), &[]);
+    // The answer lists the first 1,000 only.
+    let lines: String = (0..1_500).map(|n| format!("m bad {n}\n")).chain(["m v=1 1\n".to_owned()]).collect();
+    let ran = run_with_input(&["write", "--url", &node.url], &lines);
+    assert_eq!(ran.code, 4, "{ran:#?}");
+    assert!(ran.err.contains("stored 1 lines") && ran.err.contains("1,500 lines were refused"), "{}", ran.err);
+}
+
+#[test]
+fn a_demo_that_is_told_to_end_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let mut command = alluvium(&["demo"]);
+    let mut demo =
+        command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let mut first = [0; 1];
+    demo.stdout.as_mut().expect("piped").read_exact(&mut first).expect("it begins to tell");
+    assert_eq!(std::fs::read_dir(temporary.path()).expect("a folder").count(), 1);
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let _rest = demo.wait_with_output().expect("it ends");
+    assert_eq!(std::fs::read_dir(temporary.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_cluster_that_cannot_be_is_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let folder = dir.path().join("c");
+    let dev = ["cluster", "dev", "--data-dir", folder.to_str().expect("a plain name")];
+    let ran = run(&[&dev[..], &["--storage", "2", "--replicas", "3"]].concat());
+    assert!(ran.code == 2 && ran.err.contains("2 storage nodes cannot keep 3 replicas"), "{ran:#?}");
+    let ran = run(&[&dev[..], &["--restart", "storage-1"]].concat());
+    assert!(ran.code == 3 && ran.err.contains("start it first"), "{ran:#?}");
+    let ran = run(&[&dev[..], &["--restart", "storage-1", "--base-port", "4000"]].concat());
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    assert!(!folder.exists());
+}

@@ -74,7 +74,17 @@ fn certificates_that_cannot_be_used_are_named() {
         (file("node.key"), file("node.key"), "there is none in it"),
         (file("node.pem"), file("renewed.key"), "cannot be used"),
     ] {
-        let start = ["serve", "--data-dir", data_dir.to_str().expect("a plain name"), "--listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key];
+        let start = [
+            "serve",
+            "--data-dir",
+            data_dir.to_str().expect("a plain name"),
+            "--listen",
+            "127.0.0.1:0",
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ];
         let ran = run(&start);
         assert!(ran.code == 1 && ran.err.contains(says), "{ran:#?}");
     }
@@ -82,8 +92,17 @@ fn certificates_that_cannot_be_used_are_named() {
 
 #[test]
 fn nodes_find_each_other_by_certificates_of_one_authority() {
-    let secured = ["--rpc-tls-cert", &file("node.pem"), "--rpc-tls-key", &file("node.key"), "--rpc-ca", &file("authority.pem"), "--rpc-listen", "127.0.0.1:0"]
-        .map(str::to_owned);
+    let secured = [
+        "--rpc-tls-cert",
+        &file("node.pem"),
+        "--rpc-tls-key",
+        &file("node.key"),
+        "--rpc-ca",
+        &file("authority.pem"),
+        "--rpc-listen",
+        "127.0.0.1:0",
+    ]
+    .map(str::to_owned);
     let secured: Vec<&str> = secured.iter().map(String::as_str).collect();
     let first = start(&[&["--node-id", "storage", "--bootstrap-expect", "1"], &secured[..]].concat());
     let _first_folder = Folder(first.data_dir.clone());

@@ -184,8 +184,8 @@ impl Introduction {
             let (answers, failures) = self.ask_all(join).await;
             let promised_to = self.identity.lock().cluster;
             for answer in &answers {
-                if answer.begun && answer.cluster.is_some() && answer.cluster == promised_to {
-                    self.begin(&Promise { cluster: answer.cluster.expect("just seen"), nodes: Vec::new() })?;
+                if let Some(cluster) = answer.cluster.filter(|cluster| answer.begun && promised_to == Some(*cluster)) {
+                    self.begin(&Promise { cluster, nodes: Vec::new() })?;
                     return Ok(Belongs::Already);
                 }
                 if let (Some(cluster), true, None) = (answer.cluster, answer.founded, promised_to) {

@@ -63,7 +63,7 @@ impl Identity {
                 founders: Vec::new(),
             },
         };
-        if !peers && !(identity.begun && identity.cluster.is_some()) {
+        if !(peers || identity.begun && identity.cluster.is_some()) {
             return Err(Error::OtherCluster {
                 why: format!(
                     "{} belongs to a node that was to join a cluster and has not yet; start it with --join HOST:PORT again, or take an empty \

@@ -15,8 +15,12 @@ pub struct Metrics {
     pub(crate) refused: Counter,
     pub(crate) applied_rows: Counter,
     pub(crate) flush_seconds: Histogram,
+    pub(crate) flush_rows: Counter,
+    pub(crate) flush_bytes: Counter,
     pub(crate) flush_failures: Counter,
     pub(crate) compaction_seconds: Histogram,
+    pub(crate) compaction_rows: Counter,
+    pub(crate) compaction_bytes: Counter,
     pub(crate) compaction_failures: Counter,
     logs: storage::wal::Metrics,
 }
@@ -33,8 +37,12 @@ impl Metrics {
             refused: Counter::default(),
             applied_rows: Counter::default(),
             flush_seconds: seconds(),
+            flush_rows: Counter::default(),
+            flush_bytes: Counter::default(),
             flush_failures: Counter::default(),
             compaction_seconds: seconds(),
+            compaction_rows: Counter::default(),
+            compaction_bytes: Counter::default(),
             compaction_failures: Counter::default(),
             logs,
         }
@@ -56,8 +64,12 @@ impl Metrics {
         r.register("alluvium_writes_refused", "Writes refused because a queue or memory was full", self.refused.clone());
         r.register("alluvium_applied_rows", "Rows of writes applied by this node's replicas", self.applied_rows.clone());
         r.register_with_unit("alluvium_flush", "Memtables to files", Unit::Seconds, self.flush_seconds.clone());
+        r.register("alluvium_flush_rows", "Rows that flushes wrote to files", self.flush_rows.clone());
+        r.register("alluvium_flush_written_bytes", "Bytes that flushes wrote to files", self.flush_bytes.clone());
         r.register("alluvium_flush_failures", "Flushes that failed", self.flush_failures.clone());
         r.register_with_unit("alluvium_compaction", "Files to fewer files", Unit::Seconds, self.compaction_seconds.clone());
+        r.register("alluvium_compaction_rows", "Rows that compactions wrote to files", self.compaction_rows.clone());
+        r.register("alluvium_compaction_written_bytes", "Bytes that compactions wrote to files", self.compaction_bytes.clone());
         r.register("alluvium_compaction_failures", "Compactions that failed", self.compaction_failures.clone());
     }
 }

@@ -237,11 +237,15 @@ impl Work {
             let edit = self.replica.store().flush(&self.catalog());
             self.replica.room().note_flush(!matches!(&edit, Err(storage::Error::DiskFull { .. })));
             let Some(edit) = edit? else { break };
+            let (rows, bytes) = written(&edit);
             if self.propose_edit(edit)? == Outcome::Ignored {
                 tracing::warn!(group = self.replica.name(), "a flush came too late: its memtable is in files already");
                 break;
             }
-            self.replica.metrics().flush_seconds.observe(started.elapsed().as_secs_f64());
+            let metrics = self.replica.metrics();
+            metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
+            metrics.flush_rows.inc_by(rows);
+            metrics.flush_bytes.inc_by(bytes);
             flushed = true;
         }
         if flushed {
@@ -313,10 +317,14 @@ impl Work {
             }
             let started = Instant::now();
             let Some(edit) = self.replica.store().compact(&self.catalog(), table, full)? else { return Ok(()) };
+            let (rows, bytes) = written(&edit);
             if self.propose_edit(edit)? == Outcome::Ignored {
                 tracing::debug!(group = self.replica.name(), "a compaction came too late: an input is gone");
             }
-            self.replica.metrics().compaction_seconds.observe(started.elapsed().as_secs_f64());
+            let metrics = self.replica.metrics();
+            metrics.compaction_seconds.observe(started.elapsed().as_secs_f64());
+            metrics.compaction_rows.inc_by(rows);
+            metrics.compaction_bytes.inc_by(bytes);
         }
     }
 
@@ -363,6 +371,11 @@ impl Work {
         tracing::warn!(group = self.replica.name(), %error, ?pause, "{what} failed and is tried again");
         pause
     }
+}
+
+/// Rows and bytes of the files that an edit brings.
+fn written(edit: &ManifestEdit) -> (u64, u64) {
+    edit.files().iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.bytes))
 }
 
 /// Waits for something to do; who asked to be told. `None`: end.

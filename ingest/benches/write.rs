@@ -51,6 +51,7 @@ async fn run(dir: &std::path::Path, lines: usize, connections: usize, duration: 
         flush_bytes: 64 << 20,
         last_rows_bytes: 64 << 20,
         max_waiting_bytes: 64 << 20,
+        peers: None,
     })
     .await
     .expect("the node starts");

@@ -112,9 +112,9 @@ impl Status {
         }
     }
 
-    /// Shards that a node still holds or should hold.
+    /// Shards that a node still holds, leads or should hold.
     pub fn held_by<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ShardStatus> {
-        self.shards.iter().filter(move |s| s.replicas.iter().chain(&s.placed).any(|n| n == name))
+        self.shards.iter().filter(move |s| s.replicas.iter().chain(&s.placed).chain(&s.leader).any(|n| n == name))
     }
 }
 
@@ -175,6 +175,16 @@ mod tests {
         assert!(status.moved(7, "d", None).unwrap_err().contains("keeps no shards"));
         status.nodes[3] = node("d", "storage", "draining");
         assert!(status.moved(7, "d", None).unwrap_err().contains("draining"));
+    }
+
+    #[test]
+    fn a_node_that_still_leads_is_not_empty() {
+        let mut status = status(&["a", "b", "c"]);
+        status.shards[0].leader = Some("d".to_owned());
+        assert_eq!(status.held_by("d").count(), 1);
+        status.shards[0].leader = Some("a".to_owned());
+        assert_eq!(status.held_by("d").count(), 0);
+        assert_eq!(status.held_by("b").count(), 1);
     }
 
     #[test]

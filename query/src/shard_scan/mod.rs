@@ -308,11 +308,10 @@ async fn far(
     scope.touch(shard);
     let rows = rows.map_err(move |e| failed.fail(e));
     Ok(stream::try_unfold((rows, counted), |(mut rows, mut counted)| async move {
-        while counted.left > 0 {
-            match rows.try_next().await? {
-                Some(batch) => return Ok(Some((counted.give(batch), (rows, counted)))),
-                None => break,
-            }
+        if counted.left > 0
+            && let Some(batch) = rows.try_next().await?
+        {
+            return Ok(Some((counted.give(batch), (rows, counted))));
         }
         counted.baseline.done();
         Ok(None)

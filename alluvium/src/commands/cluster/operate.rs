@@ -142,7 +142,7 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
         let state = match (&s.stopped, &s.leader) {
             (Some(why), _) => format!("stopped: {why}"),
             (None, None) => "has no leader".to_owned(),
-            (None, Some(_)) if placed != replicas => format!("moves to {}", s.placed.join(" ")),
+            (None, Some(leader)) if placed != replicas || !placed.contains(leader) => format!("moves to {}", s.placed.join(" ")),
             (None, Some(_)) => "fine".to_owned(),
         };
         let applied = s.applied.map(thousands).unwrap_or_default();
