@@ -31,7 +31,7 @@ use crate::carry_out::carry_out;
 use crate::command::Command;
 use crate::distribute::placement::{only_scans, shards_of};
 use crate::distribute::{Course, Placement, calls, explained, gathered, spread};
-use crate::engine::{Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
+use crate::engine::{Consistency, Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
 use crate::error::Error;
 use crate::running::Ticket;
 use crate::scope::{Scope, Setting};
@@ -217,6 +217,8 @@ impl Question {
                     Partial::Refuse => self.wait_for_leaders(&[*shard].into(), None).await,
                 }
             }
+            // Any other replica will do.
+            Error::Lost { node: Some(node), .. } if self.options.consistency == Consistency::Stale => avoid.insert(*node),
             Error::Lost { node: Some(node), .. } => match self.options.partial {
                 Partial::Allow => avoid.insert(*node),
                 Partial::Refuse => {

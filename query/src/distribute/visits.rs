@@ -26,7 +26,9 @@ pub(crate) struct Visits {
 impl Visits {
     /// Notes a run that this node coordinates, so that its parts here share its read points.
     pub(crate) fn host(&self, scope: &Arc<Scope>) {
-        self.scopes.lock().insert(scope.run.clone(), Arc::downgrade(scope));
+        let mut scopes = self.scopes.lock();
+        scopes.retain(|_, scope| scope.strong_count() > 0);
+        scopes.insert(scope.run.clone(), Arc::downgrade(scope));
     }
 
     /// The scope of a run, a new one where this is its first part here.
