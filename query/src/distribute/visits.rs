@@ -50,6 +50,7 @@ impl Visits {
     /// Nobody waits for this run any more.
     pub(crate) fn over(&self, scope: &Scope) {
         scope.stop.abandon();
+        scope.release();
         self.scopes.lock().remove(&scope.run);
     }
 }

@@ -240,16 +240,23 @@ impl ExecutionPlan for ShardScanExec {
         filters: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let changing: Vec<_> = filters.parent_filters.iter().map(|f| f.filter.clone()).filter(changes).collect();
-        let answer = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]);
-        Ok(match phase {
-            FilterPushdownPhase::Post if !changing.is_empty() => {
-                let mut linked = self.clone();
-                linked.parts.wanted = Wanted::new(changing);
-                answer.with_updated_node(Arc::new(linked))
-            }
-            _ => answer,
-        })
+        if phase != FilterPushdownPhase::Post {
+            return Ok(FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]));
+        }
+        let filters: Vec<_> = filters.parent_filters.into_iter().map(|f| f.filter).collect();
+        let is_used = |filter: &Arc<dyn PhysicalExpr>| {
+            self.time_column().is_some_and(|time| changes(filter) && Wanted::new(vec![filter.clone()]).looks_at(time))
+        };
+        // Whoever makes such a filter does not need it applied, but gives it up where nobody takes it.
+        let answers = filters.iter().map(|filter| if is_used(filter) { PushedDown::Yes } else { PushedDown::No }).collect();
+        let answer = FilterPushdownPropagation::with_parent_pushdown_result(answers);
+        let used: Vec<_> = filters.into_iter().filter(is_used).collect();
+        if used.is_empty() {
+            return Ok(answer);
+        }
+        let mut linked = self.clone();
+        linked.parts.wanted = Wanted::new(used);
+        Ok(answer.with_updated_node(Arc::new(linked)))
     }
 
     fn supports_limit_pushdown(&self) -> bool {
