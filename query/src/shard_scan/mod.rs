@@ -203,7 +203,13 @@ impl ExecutionPlan for ShardScanExec {
         Vec::new()
     }
 
-    fn apply_expressions(&self, _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    /// The filters that it looks at: whoever makes them gives them up where nobody does.
+    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+        for filter in self.parts.wanted.filters() {
+            if f(filter)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
         Ok(TreeNodeRecursion::Continue)
     }
 
@@ -240,22 +246,13 @@ impl ExecutionPlan for ShardScanExec {
         filters: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        if phase != FilterPushdownPhase::Post {
-            return Ok(FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]));
-        }
-        let filters: Vec<_> = filters.parent_filters.into_iter().map(|f| f.filter).collect();
-        let is_used = |filter: &Arc<dyn PhysicalExpr>| {
-            self.time_column().is_some_and(|time| changes(filter) && Wanted::new(vec![filter.clone()]).looks_at(time))
-        };
-        // Whoever makes such a filter does not need it applied, but gives it up where nobody takes it.
-        let answers = filters.iter().map(|filter| if is_used(filter) { PushedDown::Yes } else { PushedDown::No }).collect();
-        let answer = FilterPushdownPropagation::with_parent_pushdown_result(answers);
-        let used: Vec<_> = filters.into_iter().filter(is_used).collect();
-        if used.is_empty() {
+        let changing: Vec<_> = filters.parent_filters.iter().map(|f| f.filter.clone()).filter(changes).collect();
+        let answer = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]);
+        if phase != FilterPushdownPhase::Post || changing.is_empty() {
             return Ok(answer);
         }
         let mut linked = self.clone();
-        linked.parts.wanted = Wanted::new(used);
+        linked.parts.wanted = Wanted::new(changing);
         Ok(answer.with_updated_node(Arc::new(linked)))
     }
 

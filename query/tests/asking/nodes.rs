@@ -291,6 +291,7 @@ async fn the_newest_rows_are_found_on_other_nodes_without_reading_history() {
     for (sql, at_most) in [
         ("SELECT time, device_id, v FROM phone ORDER BY time DESC LIMIT 3", 500),
         ("SELECT time, v FROM phone WHERE device_id = 'p7' ORDER BY time DESC LIMIT 1", 20),
+        ("SELECT max(time) FROM phone", 500),
     ] {
         let mut answer = asked.engine.run("default", sql, RunOptions::default()).await.unwrap();
         while let Some(batch) = answer.next().await {
