@@ -128,6 +128,12 @@ pub enum Error {
         /// Which table, and the versions.
         message: String,
     },
+    /// Something that another try may find mended.
+    #[error("{why}")]
+    Later {
+        /// What.
+        why: String,
+    },
     /// Another node has ended its part of the query.
     #[error("{why}")]
     Ended {
@@ -170,6 +176,7 @@ impl Error {
             Error::TooMany { .. }
             | Error::TooManyOfToken { .. }
             | Error::Elsewhere { .. }
+            | Error::Later { .. }
             | Error::Lost { .. }
             | Error::StaleSchema { .. }
             | Error::ShuttingDown => ErrorKind::TryAgain,
@@ -271,9 +278,7 @@ impl Error {
             Error::Ended { why } => Error::Ended { why: why.clone() },
             Error::Deadline { after } => Error::Deadline { after: *after },
             Error::Killed { id } => Error::Killed { id: *id },
-            other if other.kind() == ErrorKind::TryAgain => {
-                Error::Cluster(cluster::Error::Stopped { what: "a shard of this query".to_owned(), why: other.to_string() })
-            }
+            other if other.kind() == ErrorKind::TryAgain => Error::Later { why: other.to_string() },
             other => Error::Engine { message: other.to_string() },
         }
     }

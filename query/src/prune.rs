@@ -113,6 +113,18 @@ impl Bounds {
     }
 }
 
+/// The shards that can hold rows with these tag values.
+pub(crate) fn shards_of_tags(
+    database: &DatabaseSchema,
+    table: &TableSchema,
+    tags: &[TagFilter],
+    map: &ShardMap,
+    shards: Vec<ShardId>,
+) -> Vec<ShardId> {
+    let tags = tags.iter().map(|tag| (tag.column, tag.values.iter().cloned().collect())).collect();
+    Bounds { tags, ..Bounds::all() }.shards(database, table, map, shards)
+}
+
 /// Whether a filter bounds anything, so that it is worth giving to the scan.
 pub(crate) fn understands(filter: &Expr, table: &TableSchema) -> bool {
     !bounds(filter, table).is_all()

@@ -5,6 +5,7 @@
 //! answer (DESIGN rule 10). The steps are [`Question::begin`] and [`Question::execute`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::schema::DEFAULT_DATABASE;
 use model::{ErrorKind, NodeId, ShardId, Timestamp};
@@ -31,8 +33,9 @@ use crate::carry_out::carry_out;
 use crate::command::Command;
 use crate::distribute::placement::{only_scans, shards_of};
 use crate::distribute::{Course, Placement, calls, explained, gathered, spread};
-use crate::engine::{Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
+use crate::engine::{Consistency, Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
 use crate::error::Error;
+use crate::plan_cache::Form;
 use crate::running::Ticket;
 use crate::scope::{Scope, Setting};
 use crate::stop::Stop;
@@ -68,6 +71,24 @@ pub(crate) struct Begun {
     pub scope: Arc<Scope>,
 }
 
+/// A run's scope while the run goes on. Stages that have ended may be remembered for a while, and their scope with them:
+/// what it holds is let go here.
+struct Held(Arc<Scope>);
+
+impl Deref for Held {
+    type Target = Arc<Scope>;
+
+    fn deref(&self) -> &Arc<Scope> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
 /// Rows of a run.
 struct Rows {
     stream: SendableRecordBatchStream,
@@ -93,7 +114,7 @@ pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot
             return;
         }
     };
-    if ready.send(Ok(Begun { schema: rows.stream.schema(), scope: scope.clone() })).is_err() {
+    if ready.send(Ok(Begun { schema: rows.stream.schema(), scope: scope.0.clone() })).is_err() {
         return;
     }
     let figures = ticket.figures.clone();
@@ -166,10 +187,10 @@ impl Bound {
 
 impl Question {
     /// The run whose first rows are there: the first, or one more where that can help.
-    async fn begin_once_or_twice(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Arc<Scope>, Rows, Option<RecordBatch>)> {
+    async fn begin_once_or_twice(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Held, Rows, Option<RecordBatch>)> {
         let mut avoid = BTreeSet::new();
         for attempt in 0.. {
-            let scope = Arc::new(self.scope(ticket, attempt, &avoid));
+            let scope = Held(Arc::new(self.scope(ticket, attempt, &avoid)));
             let begun = async {
                 let mut rows = self.begin(&scope).await?;
                 let first = rows.stream.try_next().await?;
@@ -217,6 +238,8 @@ impl Question {
                     Partial::Refuse => self.wait_for_leaders(&[*shard].into(), None).await,
                 }
             }
+            // Any other replica will do.
+            Error::Lost { node: Some(node), .. } if self.options.consistency == Consistency::Stale => avoid.insert(*node),
             Error::Lost { node: Some(node), .. } => match self.options.partial {
                 Partial::Allow => avoid.insert(*node),
                 Partial::Refuse => {
@@ -259,11 +282,12 @@ impl Question {
         match command::parse(&tokens, &self.database).inspect_err(refused)? {
             None => {
                 access.check(Permission::Read, Some(&self.database))?;
-                self.execute(scope, &self.sql).await
+                self.execute(scope, &self.sql, &tokens).await
             }
             Some(Command::Show { sql }) => {
                 access.check(Permission::Read, Some(&self.database))?;
-                self.execute(scope, &sql).await
+                let tokens = limits::tokens(&sql, self.engine.options.max_sql_bytes)?;
+                self.execute(scope, &sql, &tokens).await
             }
             Some(command) if self.options.verbs == Verbs::Ask => Err(Error::ReadOnly { what: command.name().to_owned() }),
             Some(command) => {
@@ -275,13 +299,14 @@ impl Question {
     }
 
     /// The steps of every question: a plan, the nodes of its shards, the rows.
-    async fn execute(&self, scope: &Arc<Scope>, sql: &str) -> Result<Rows> {
+    async fn execute(&self, scope: &Arc<Scope>, sql: &str, tokens: &[TokenWithSpan]) -> Result<Rows> {
         // A new node has no database yet; the default one is there for whoever asks.
         if scope.catalog.database(&self.database).is_none() && *self.database != *DEFAULT_DATABASE {
             return Err(Error::NoDatabase { name: self.database.to_string() });
         }
         let keeps = scope.shortcuts == Shortcuts::On && self.options.parameters.is_empty();
-        let kept = keeps.then(|| self.engine.plans.get(scope, sql)).flatten();
+        let form = keeps.then(|| Form::of(scope, tokens, sql)).flatten();
+        let kept = form.as_ref().and_then(|(form, values)| self.engine.plans.get(scope, form, values));
         let (plan, session) = match kept {
             Some(plan) => {
                 self.engine.metrics.plans_reused.inc();
@@ -290,8 +315,8 @@ impl Question {
             None => {
                 let session = self.engine.sessions.session(scope, &self.engine, self.now);
                 let (logical, plan) = self.plan(&session, sql).await?;
-                if keeps {
-                    self.engine.plans.keep(scope, sql, &logical, &plan);
+                if let Some((form, values)) = form {
+                    self.engine.plans.keep(scope, form, values, &logical, &plan);
                 }
                 let plan = match &logical {
                     LogicalPlan::Explain(explain) if !scope.placement().is_alone() => {

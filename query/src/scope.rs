@@ -205,6 +205,12 @@ impl Scope {
         cell.get_or_try_init(|| calls::visit(self, node)).await.map(|_| ())
     }
 
+    /// Lets go of what was read, here and on other nodes; whoever holds the scope for longer holds little.
+    pub(crate) fn release(&self) {
+        self.views.lock().clear();
+        self.visits.lock().clear();
+    }
+
     /// A shard is read.
     pub(crate) fn touch(&self, shard: ShardId) {
         let mut touched = self.touched.lock();

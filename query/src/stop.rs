@@ -21,12 +21,14 @@ use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr_common::physical_expr::proto_encode::PhysicalExprEncodeCtx;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, PiecewiseMergeJoinExec, SortMergeJoinExec,
 };
+use datafusion_proto::protobuf::PhysicalExprNode;
 
 use crate::error::Error;
 
@@ -95,49 +97,58 @@ impl Stop {
 
 /// The plan with steps that can be stopped.
 pub(crate) fn stoppable(plan: Arc<dyn ExecutionPlan>, stop: &Arc<Stop>) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = checked(plan, stop)?.transform_up(|step| {
+        let joins = step.is::<NestedLoopJoinExec>()
+            || step.is::<HashJoinExec>()
+            || step.is::<SortMergeJoinExec>()
+            || step.is::<CrossJoinExec>()
+            || step.is::<PiecewiseMergeJoinExec>();
+        Ok(match joins {
+            true => Transformed::yes(Arc::new(CooperativeExec::new(step)) as Arc<dyn ExecutionPlan>),
+            false => Transformed::no(step),
+        })
+    })?;
+    Ok(plan.data)
+}
+
+/// The same steps, with filters of joins that ask whether the query may go on. They lose that on their way to another
+/// node, which gives it to them anew.
+pub(crate) fn checked(plan: Arc<dyn ExecutionPlan>, stop: &Arc<Stop>) -> Result<Arc<dyn ExecutionPlan>> {
     let checked = |filter: &JoinFilter| {
         let expression = Arc::new(Checked { inner: filter.expression().clone(), stop: stop.clone() });
         JoinFilter::new(expression, filter.column_indices().to_vec(), filter.schema().clone())
     };
     let plan = plan.transform_up(|step| {
         let join: Arc<dyn ExecutionPlan> = if let Some(join) = step.downcast_ref::<NestedLoopJoinExec>() {
-            match join.filter() {
-                Some(filter) => Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(checked(filter))).build()?),
-                None => step,
-            }
+            let Some(filter) = join.filter() else { return Ok(Transformed::no(step)) };
+            Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(checked(filter))).build()?)
         } else if let Some(join) = step.downcast_ref::<HashJoinExec>() {
-            match join.filter() {
-                Some(filter) => join.builder().with_filter(Some(checked(filter))).build_exec()?,
-                None => step,
-            }
+            let Some(filter) = join.filter() else { return Ok(Transformed::no(step)) };
+            join.builder().with_filter(Some(checked(filter))).build_exec()?
         } else if let Some(join) = step.downcast_ref::<SortMergeJoinExec>() {
-            match join.filter() {
-                Some(filter) => Arc::new(SortMergeJoinExec::try_new(
-                    join.left().clone(),
-                    join.right().clone(),
-                    join.on().to_vec(),
-                    Some(checked(filter)),
-                    join.join_type(),
-                    join.sort_options().to_vec(),
-                    join.null_equality(),
-                )?),
-                None => step,
-            }
-        } else if step.is::<CrossJoinExec>() || step.is::<PiecewiseMergeJoinExec>() {
-            step
+            let Some(filter) = join.filter() else { return Ok(Transformed::no(step)) };
+            Arc::new(SortMergeJoinExec::try_new(
+                join.left().clone(),
+                join.right().clone(),
+                join.on().to_vec(),
+                Some(checked(filter)),
+                join.join_type(),
+                join.sort_options().to_vec(),
+                join.null_equality(),
+            )?)
         } else {
             return Ok(Transformed::no(step));
         };
-        Ok(Transformed::yes(Arc::new(CooperativeExec::new(join)) as Arc<dyn ExecutionPlan>))
+        Ok(Transformed::yes(join))
     })?;
     Ok(plan.data)
 }
 
 /// A filter that asks whether the query may go on before it looks at a batch.
 #[derive(Debug)]
-pub(crate) struct Checked {
-    pub(crate) inner: Arc<dyn PhysicalExpr>,
-    pub(crate) stop: Arc<Stop>,
+struct Checked {
+    inner: Arc<dyn PhysicalExpr>,
+    stop: Arc<Stop>,
 }
 
 thread_local! {
@@ -179,6 +190,10 @@ impl PhysicalExpr for Checked {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
         Ok(Arc::new(Checked { inner: children.swap_remove(0), stop: self.stop.clone() }))
+    }
+
+    fn try_to_proto(&self, context: &PhysicalExprEncodeCtx<'_>) -> Result<Option<PhysicalExprNode>> {
+        context.encode_child(&self.inner).map(Some)
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

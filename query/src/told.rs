@@ -72,7 +72,7 @@ impl Told {
             Kind::YourRequest => Error::sql(message),
             Kind::NoDatabase => Error::NoDatabase { name: message },
             Kind::OverMemory => Error::OverMemory { message },
-            Kind::TryAgain => Error::Cluster(cluster::Error::Stopped { what: "a node of this query".to_owned(), why: message }),
+            Kind::TryAgain => Error::Later { why: message },
             Kind::Broken => Error::Engine { message },
             Kind::Elsewhere => Error::Elsewhere { shard: self.shard.unwrap_or(ShardId(0)), why: message },
             Kind::StaleSchema => Error::StaleSchema { message },
@@ -108,6 +108,7 @@ mod tests {
             Error::StaleSchema { message: "old".to_owned() },
             Error::Lost { node: Some(NodeId(3)), why: "node s1 was lost".to_owned() },
             Error::sql("no such column"),
+            Error::Later { why: "full".to_owned() },
         ] {
             let told = Told::of(&e);
             let text = format!("status {:?}", format!("Execution error: {}, backtrace {{", told.text()));

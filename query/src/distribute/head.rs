@@ -20,6 +20,9 @@ const LEFT: HeaderName = HeaderName::from_static("alluvium-query-left-ms");
 const CATALOG: HeaderName = HeaderName::from_static("alluvium-query-catalog");
 const NOW: HeaderName = HeaderName::from_static("alluvium-query-now");
 
+/// How much longer a query may take where it is not coordinated.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// A query, as other nodes must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -28,7 +31,7 @@ pub(crate) struct Head {
     pub database: Arc<str>,
     pub shortcuts: Shortcuts,
     pub consistency: Consistency,
-    /// How long it may take from here.
+    /// How long it may take from here, and a little more: who asked ends it first, and knows why.
     pub left: Duration,
     /// The catalog that it is planned with.
     pub catalog: u64,
@@ -44,7 +47,7 @@ impl Head {
             database: scope.database.clone(),
             shortcuts: scope.shortcuts,
             consistency: scope.consistency,
-            left: scope.stop.left(),
+            left: scope.stop.left() + GRACE,
             catalog: scope.catalog.version,
             now: scope.now,
         }

@@ -11,9 +11,6 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr_common::physical_expr::proto_decode::PhysicalExprDecodeCtx;
-use datafusion::physical_expr_common::physical_expr::proto_encode::PhysicalExprEncodeCtx;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension};
 use datafusion_proto::protobuf::PhysicalExprNode;
@@ -26,7 +23,6 @@ use storage::{ScanColumn, ScanRequest, TagFilter};
 use crate::error::Error;
 use crate::scope::Scope;
 use crate::shard_scan::{ScanParts, ShardScanExec};
-use crate::stop::Checked;
 use crate::sweep::Wanted;
 use crate::table::{Which, schema_of};
 
@@ -133,7 +129,7 @@ struct LeafProto {
     wanted: Vec<PhysicalExprNode>,
 }
 
-/// Our own steps and expressions in a plan's bytes.
+/// Our own steps in a plan's bytes.
 #[derive(Debug)]
 pub(crate) struct Codec {
     pub(crate) scope: Arc<Scope>,
@@ -166,29 +162,5 @@ impl PhysicalExtensionCodec for Codec {
         let wanted = scan.parts().wanted.filters().iter().map(|filter| converter.physical_expr_to_proto(filter, self));
         LeafProto { leaf, wanted: wanted.collect::<Result<_>>()? }.encode(bytes).expect("a vector grows");
         Ok(())
-    }
-
-    fn try_encode_expr(
-        &self,
-        expression: &Arc<dyn PhysicalExpr>,
-        _bytes: &mut Vec<u8>,
-        _context: &PhysicalExprEncodeCtx<'_>,
-    ) -> Result<()> {
-        match expression.is::<Checked>() {
-            true => Ok(()),
-            false => Err(DataFusionError::NotImplemented(format!("{expression} cannot be sent to another node"))),
-        }
-    }
-
-    fn try_decode_expr(
-        &self,
-        _bytes: &[u8],
-        inputs: &[Arc<dyn PhysicalExpr>],
-        _context: &PhysicalExprDecodeCtx<'_>,
-    ) -> Result<Arc<dyn PhysicalExpr>> {
-        match inputs {
-            [inner] => Ok(Arc::new(Checked { inner: inner.clone(), stop: self.scope.stop.clone() })),
-            _ => Err(DataFusionError::Internal("a peer's plan has an expression that is not known".to_owned())),
-        }
     }
 }

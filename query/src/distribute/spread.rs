@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cluster::peer::Lane;
 use datafusion::catalog::Session;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -25,11 +25,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 use datafusion_distributed::{
-    ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, DistributedMetricsFormat,
-    RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker,
-    WorkerChannel, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerResolver, display_plan_ascii, grpc,
-    rewrite_distributed_plan_with_metrics,
+    ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedCodec, DistributedExec, DistributedExt,
+    DistributedLeafExec, DistributedMetricsFormat, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
+    ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker, WorkerChannel, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse,
+    WorkerQueryContext, WorkerResolver, display_plan_ascii, grpc, rewrite_distributed_plan_with_metrics,
 };
+use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
+use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use model::{NodeId, ShardId};
@@ -45,6 +47,7 @@ use crate::engine::Inner;
 use crate::error::Error;
 use crate::scope::Scope;
 use crate::shard_scan::{LAG_MS, ROWS_SCANNED, ScanParts, ShardScanExec};
+use crate::stop::checked;
 use crate::time_bucket;
 use crate::told::Told;
 
@@ -53,7 +56,7 @@ const FIGURES_PATIENCE: Duration = Duration::from_millis(200);
 /// Bytes that may have arrived from one node's stage and not been used yet.
 const WAITING_BYTES: usize = 16 << 20;
 
-/// A plan for several nodes, and the session that it runs in.
+/// A plan for several nodes, and the session that it runs in; the plan itself if it has a step that cannot travel.
 pub(crate) async fn spread(
     engine: &Inner,
     scope: &Arc<Scope>,
@@ -84,7 +87,7 @@ pub(crate) async fn spread(
     };
     let local = engine.worker.to_local_worker_context(url(me));
     let state = SessionStateBuilder::new_from_existing(session)
-        .with_query_planner(Arc::new(Made(plan)))
+        .with_query_planner(Arc::new(Made(plan.clone())))
         .with_distributed_planner()
         .with_distributed_worker_resolver(Urls(nodes))
         .with_distributed_channel_resolver(Channels { scope: scope.clone() })
@@ -100,8 +103,25 @@ pub(crate) async fn spread(
     engine.visits.host(scope);
     // The planner gives what is made already, whatever the logical plan is.
     let logical = LogicalPlanBuilder::empty(false).build()?;
-    let plan = state.query_planner().create_physical_plan(&logical, &state).await?;
-    Ok((plan, state))
+    let cut = state.query_planner().create_physical_plan(&logical, &state).await?;
+    match travels(&cut, &state) {
+        Ok(()) => Ok((cut, state)),
+        Err(e) => {
+            tracing::debug!(error = %e, "the plan cannot travel; its shards are read from afar");
+            Ok((plan, state))
+        }
+    }
+}
+
+/// Whether all of a plan can be sent. Without this it would be found out by a peer that waits for its stage in vain.
+fn travels(plan: &Arc<dyn ExecutionPlan>, session: &SessionState) -> Result<()> {
+    let Some(cut) = plan.downcast_ref::<DistributedExec>() else { return Ok(()) };
+    let specialized = cut.children()[0].clone().transform_up(|step| {
+        let variant = step.downcast_ref::<DistributedLeafExec>().map(|leaf| leaf.variants()[0].clone());
+        Ok(variant.map_or_else(|| Transformed::no(step), Transformed::yes))
+    })?;
+    let codec = DistributedCodec::new_combined_with_user(session.config());
+    physical_plan_to_bytes_with_proto_converter(specialized.data, &codec, &DeduplicatingProtoConverter::default()).map(|_| ())
 }
 
 /// The scan for so many tasks.
@@ -226,9 +246,10 @@ pub(crate) fn worker(engine: Weak<Inner>, env: Arc<RuntimeEnv>) -> Worker {
 /// The session of a query that another node coordinates.
 fn visiting(builder: SessionStateBuilder, scope: &Arc<Scope>, headers: &HeaderMap) -> Result<SessionState> {
     let passed = Head::read(headers).map_err(Error::inside)?.headers();
-    let checked = |event: WorkerPlanRewriteEvent<'_>| {
+    let stop = scope.stop.clone();
+    let checked = move |event: WorkerPlanRewriteEvent<'_>| {
         allowed_steps::check(&event.plan)?;
-        Ok(WorkerPlanRewriteEventResponse::new(event.plan))
+        checked(event.plan, &stop).map(WorkerPlanRewriteEventResponse::new)
     };
     let mut state = builder
         .with_distributed_channel_resolver(Channels { scope: scope.clone() })

@@ -26,7 +26,9 @@ pub(crate) struct Visits {
 impl Visits {
     /// Notes a run that this node coordinates, so that its parts here share its read points.
     pub(crate) fn host(&self, scope: &Arc<Scope>) {
-        self.scopes.lock().insert(scope.run.clone(), Arc::downgrade(scope));
+        let mut scopes = self.scopes.lock();
+        scopes.retain(|_, scope| scope.strong_count() > 0);
+        scopes.insert(scope.run.clone(), Arc::downgrade(scope));
     }
 
     /// The scope of a run, a new one where this is its first part here.
@@ -48,6 +50,7 @@ impl Visits {
     /// Nobody waits for this run any more.
     pub(crate) fn over(&self, scope: &Scope) {
         scope.stop.abandon();
+        scope.release();
         self.scopes.lock().remove(&scope.run);
     }
 }

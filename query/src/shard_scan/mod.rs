@@ -203,7 +203,13 @@ impl ExecutionPlan for ShardScanExec {
         Vec::new()
     }
 
-    fn apply_expressions(&self, _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    /// The filters that it looks at: whoever makes them gives them up where nobody does.
+    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+        for filter in self.parts.wanted.filters() {
+            if f(filter)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
         Ok(TreeNodeRecursion::Continue)
     }
 
@@ -242,14 +248,12 @@ impl ExecutionPlan for ShardScanExec {
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
         let changing: Vec<_> = filters.parent_filters.iter().map(|f| f.filter.clone()).filter(changes).collect();
         let answer = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.parent_filters.len()]);
-        Ok(match phase {
-            FilterPushdownPhase::Post if !changing.is_empty() => {
-                let mut linked = self.clone();
-                linked.parts.wanted = Wanted::new(changing);
-                answer.with_updated_node(Arc::new(linked))
-            }
-            _ => answer,
-        })
+        if phase != FilterPushdownPhase::Post || changing.is_empty() {
+            return Ok(answer);
+        }
+        let mut linked = self.clone();
+        linked.parts.wanted = Wanted::new(changing);
+        Ok(answer.with_updated_node(Arc::new(linked)))
     }
 
     fn supports_limit_pushdown(&self) -> bool {

@@ -275,3 +275,32 @@ async fn system_tables_tell_of_all_nodes() {
     }
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_rows_are_found_on_other_nodes_without_reading_history() {
+    let fleet = Fleet::start(&["storage", "storage", "query"], 4, 1).await;
+    let asked = fleet.node(2);
+    for day in 0..10 {
+        let lines: Vec<String> =
+            (0..200).map(|i| format!("phone,device_id=p{},os=a v={i} {}", i % 20, day * 24 * HOUR + i * HOUR / 100)).collect();
+        asked.write(&lines.join("\n")).await;
+        if day % 3 == 0 {
+            asked.ask("FLUSH").await;
+        }
+    }
+    for (sql, at_most) in [
+        ("SELECT time, device_id, v FROM phone ORDER BY time DESC LIMIT 3", 500),
+        ("SELECT time, v FROM phone WHERE device_id = 'p7' ORDER BY time DESC LIMIT 1", 20),
+        ("SELECT max(time) FROM phone", 500),
+    ] {
+        let mut answer = asked.engine.run("default", sql, RunOptions::default()).await.unwrap();
+        while let Some(batch) = answer.next().await {
+            batch.unwrap();
+        }
+        let scanned = answer.summary().rows_scanned;
+        assert!(scanned > 0 && scanned <= at_most, "{sql}: {scanned} rows\n{}", asked.ask(&format!("EXPLAIN ANALYZE {sql}")).await);
+        let [quick, slow] = ways().map(|options| asked.csv(sql, options));
+        assert_eq!(quick.await.unwrap(), slow.await.unwrap());
+    }
+    fleet.end().await;
+}

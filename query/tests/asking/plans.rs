@@ -154,3 +154,34 @@ async fn the_newest_rows_are_found_without_reading_history() {
     assert!(shown.contains("newest first"), "{shown}");
     node.cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_made_for_two_devices_serves_all_others_and_no_other_question() {
+    let node = filled().await;
+    node.write("phone,device_id=o'brien,os=a v=7 1\nphone,device_id=p%,os=b v=8 1\nphone,os=p1 v=9 1").await;
+    let off = || RunOptions { shortcuts: Shortcuts::Off, ..RunOptions::default() };
+    let devices = ["p1", "p2", "p3", "p29", "o''brien", "p%", "nobody", "", "a"];
+    for (form, kept) in [
+        ("SELECT * FROM latest(phone) WHERE device_id = '{}'", true),
+        ("SELECT time, v FROM phone WHERE device_id = '{}' AND os = 'a' AND time >= '1970-01-01T00:00:00.00005Z'", true),
+        ("SELECT v FROM phone WHERE device_id LIKE '{}'", false),
+        ("SELECT v FROM phone WHERE device_id = '{}' OR os = 'b'", false),
+        ("SELECT '{}' AS d, v FROM phone WHERE device_id = '{}'", false),
+        ("SELECT count(*) AS n FROM phone WHERE NOT device_id = '{}'", false),
+        ("SELECT v FROM phone WHERE os = '{}' AND device_id = 'p1'", true),
+    ] {
+        let before = reused(&node);
+        for device in devices {
+            let sql = form.replace("{}", device);
+            let sorted = |answer: String| {
+                let mut lines: Vec<String> = answer.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            assert_eq!(sorted(node.ask(&sql).await), sorted(node.csv(&sql, off()).await.unwrap()), "{sql}");
+        }
+        let times = reused(&node) - before;
+        assert!(if kept { times >= 5 } else { times == 0 }, "{form}: {times}");
+    }
+    node.cluster.shutdown().await;
+}
