@@ -374,3 +374,97 @@ fn start_of(text: &[u8]) -> &[u8] {
     }
     &text[..end]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{AsArray, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use parquet::arrow::ArrowSchemaConverter;
+    use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+    use parquet::basic::ZstdLevel;
+    use parquet::file::metadata::PageIndexPolicy;
+    use parquet::file::page_index::column_index::ColumnIndexMetaData;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A file with this one column, in one row group.
+    fn file(batches: &[Vec<Option<String>>], compression: Compression) -> Bytes {
+        let schema = Arc::new(Schema::new(vec![Field::new("tag", DataType::Utf8View, true)]));
+        let parquet_schema = ArrowSchemaConverter::new().convert(&schema).unwrap();
+        let mut tag = TagColumn::new(parquet_schema.column(0), compression);
+        batches.iter().for_each(|rows| tag.append(&StringViewArray::from_iter(rows.iter().map(Option::as_deref))).unwrap());
+        let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+        let mut writer = SerializedFileWriter::new(Vec::new(), parquet_schema.root_schema_ptr(), properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let (bytes, close, sizes) = tag.close().unwrap();
+        assert_eq!(sizes.iter().map(|&s| s as usize).sum::<usize>(), bytes.len());
+        group.append_column(&bytes, close).unwrap();
+        group.close().unwrap();
+        writer.into_inner().unwrap().into()
+    }
+
+    fn read(file: &Bytes) -> Vec<Option<String>> {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap().build().unwrap();
+        let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+        batches.iter().flat_map(|b| b.column(0).as_string::<i32>().iter().map(|v| v.map(str::to_owned)).collect::<Vec<_>>()).collect()
+    }
+
+    /// Every page's bounds hold its texts, and its count of absent ones is right.
+    fn check_index(file: &Bytes, rows: &[Option<String>]) {
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options).unwrap();
+        let metadata = reader.metadata();
+        let ColumnIndexMetaData::BYTE_ARRAY(index) = &metadata.column_index().unwrap()[0][0] else { panic!("texts") };
+        let starts: Vec<usize> =
+            metadata.offset_index().unwrap()[0][0].page_locations().iter().map(|p| p.first_row_index as usize).collect();
+        for (page, &start) in starts.iter().enumerate() {
+            let rows = &rows[start..starts.get(page + 1).copied().unwrap_or(rows.len())];
+            assert_eq!(index.null_count(page), Some(rows.iter().filter(|r| r.is_none()).count() as i64));
+            for text in rows.iter().flatten() {
+                assert!(index.min_value(page).unwrap() <= text.as_bytes() && text.as_bytes() <= index.max_value(page).unwrap());
+            }
+        }
+        let statistics = metadata.row_group(0).column(0).statistics().unwrap();
+        for text in rows.iter().flatten() {
+            assert!(statistics.min_bytes_opt().unwrap() <= text.as_bytes() && text.as_bytes() <= statistics.max_bytes_opt().unwrap());
+        }
+    }
+
+    fn compression() -> impl Strategy<Value = Compression> {
+        prop::sample::select(&[Compression::UNCOMPRESSED, Compression::ZSTD(ZstdLevel::default())][..])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_was_appended_is_read_by_the_library(
+            runs in prop::collection::vec((prop::option::of("[a-cé]{0,3}|[x-z]{70}|é{40}|~{80}"), 1..40_000usize), 1..8),
+            at in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+            compression in compression(),
+        ) {
+            let rows: Vec<Option<String>> = runs.iter().flat_map(|(text, n)| std::iter::repeat_n(text.clone(), *n)).collect();
+            let mut cuts: Vec<usize> = at.iter().map(|at| at.index(rows.len())).chain([0, rows.len()]).collect();
+            cuts.sort_unstable();
+            let batches: Vec<_> = cuts.windows(2).map(|w| rows[w[0]..w[1]].to_vec()).collect();
+            let file = file(&batches, compression);
+            prop_assert_eq!(&read(&file), &rows);
+            check_index(&file, &rows);
+        }
+    }
+
+    #[test]
+    fn a_row_group_of_different_texts_is_read_back() {
+        let rows: Vec<Option<String>> = (0..100_000).map(|i| Some(format!("device-{i:06}"))).collect();
+        for compression in [Compression::UNCOMPRESSED, Compression::ZSTD(ZstdLevel::default())] {
+            let file = file(&[rows[..70_000].to_vec(), rows[70_000..].to_vec()], compression);
+            assert_eq!(read(&file), rows);
+            check_index(&file, &rows);
+        }
+    }
+}
