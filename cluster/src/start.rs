@@ -44,8 +44,6 @@ use crate::{Error, Result};
 
 /// What messages call the metadata group.
 const METADATA: &str = "the metadata group";
-/// Threads of the groups' runtime.
-const GROUP_THREADS: usize = 2;
 /// First and largest segment of a shard's log.
 const SHARD_SEGMENT_BYTES: (u64, u64) = (4 << 20, 64 << 20);
 /// First and largest segment of the metadata group's log.
@@ -64,9 +62,15 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How long a node with peers waits for its shards' groups to lead before it says that it is ready all the same.
 const LEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Threads of the groups' runtime: half the cores. What a group hands from task to task then mostly stays on one thread
+/// and wakes nobody.
+fn group_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 pub(crate) async fn start(options: ClusterOptions) -> Result<Arc<Cluster>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(GROUP_THREADS)
+        .worker_threads(group_threads())
         .thread_name("groups")
         .enable_all()
         .build()

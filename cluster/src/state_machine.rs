@@ -58,7 +58,9 @@ impl ShardMachine {
         let answer = match &entry.payload {
             EntryPayload::Normal(proposal) => match proposal.content() {
                 Content::Shard(entry) => {
-                    let outcomes = self.shard.apply(term, index, entry).map_err(io::Error::other)?;
+                    let apply = || self.shard.apply(term, index, entry).map_err(io::Error::other);
+                    // Saving a manifest waits for the disk: the thread's other tasks, other groups' heartbeats among them, go on.
+                    let outcomes = if matches!(entry, Entry::Manifest(_)) { tokio::task::block_in_place(apply) } else { apply() }?;
                     let stored = outcomes.iter().map(|outcome| if let Outcome::Stored { rows } = outcome { u64::from(*rows) } else { 0 });
                     self.progress.applied_rows.inc_by(stored.sum());
                     self.tell(entry, &outcomes);

@@ -12,6 +12,7 @@ pub mod names;
 mod pages;
 mod prune;
 mod read;
+mod tag_column;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};

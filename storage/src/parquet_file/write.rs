@@ -14,9 +14,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampNanosecondType};
-use model::{ColumnType, LogIndex, TableSchema};
+use model::{ColumnKind, ColumnType, LogIndex, TableSchema};
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ArrowSchemaConverter, PARQUET_FIELD_ID_META_KEY};
+use parquet::basic::Compression;
+use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::writer::SerializedFileWriter;
@@ -24,6 +26,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::encoding::{self, Effort, ROW_GROUP_ROWS, TRIAL_ROWS};
 use super::pages::{self, Page};
+use super::tag_column::TagColumn;
 use super::{ParquetFiles, names};
 use crate::disk::WriteFile;
 use crate::manifest::FileMeta;
@@ -83,12 +86,24 @@ impl Write for Pending {
     }
 }
 
+/// Bytes of one tag's texts at which a row group ends early: readers hold them all.
+const MAX_TAG_BYTES: usize = 8 << 20;
+
 /// The Parquet side of a file, once its encodings are chosen.
 struct Encoder {
     parquet: SerializedFileWriter<Pending>,
     factory: ArrowRowGroupWriterFactory,
-    group: Vec<ArrowColumnWriter>,
+    /// The columns of the row group at hand; none between two.
+    group: Vec<ColumnWriter>,
     group_rows: usize,
+    tags: usize,
+    tag_compression: Compression,
+}
+
+/// One column of a row group.
+enum ColumnWriter {
+    Tag(TagColumn),
+    Other(ArrowColumnWriter),
 }
 
 /// Writes one file.
@@ -238,7 +253,9 @@ impl FileWriter {
         // The writer buffers: what it wrote is only in `Pending`, where offsets are counted, once it is flushed.
         parquet.flush()?;
         let factory = ArrowRowGroupWriterFactory::new(&parquet, self.schema.clone());
-        Ok(Encoder { parquet, factory, group: Vec::new(), group_rows: 0 })
+        let tags = self.new.table.tags().len();
+        let tag_compression = encoding::compression(self.new.effort, Some(ColumnKind::Tag { position: 0 }));
+        Ok(Encoder { parquet, factory, group: Vec::new(), group_rows: 0, tags, tag_compression })
     }
 
     fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -247,7 +264,7 @@ impl FileWriter {
             let encoder = self.encoder.as_mut().expect("encodings are chosen");
             let rows = (ROW_GROUP_ROWS - encoder.group_rows).min(batch.num_rows() - start);
             let encoded = encoder.append(&self.schema, &batch.slice(start, rows));
-            let full = encoder.group_rows == ROW_GROUP_ROWS;
+            let full = encoder.is_full();
             encoded.map_err(|e| self.refused(e))?;
             if full {
                 self.end_group()?;
@@ -369,15 +386,38 @@ impl Drop for FileWriter {
 impl Encoder {
     fn append(&mut self, schema: &Schema, batch: &RecordBatch) -> std::result::Result<(), ParquetError> {
         if self.group.is_empty() {
-            self.group = self.factory.create_column_writers(self.parquet.flushed_row_groups().len())?;
+            self.begin_group()?;
         }
         for ((field, array), writer) in schema.fields().iter().zip(batch.columns()).zip(&mut self.group) {
-            for leaf in compute_leaves(field, array)? {
-                writer.write(&leaf)?;
+            match writer {
+                ColumnWriter::Tag(tag) => tag.append(array.as_string_view())?,
+                ColumnWriter::Other(writer) => {
+                    for leaf in compute_leaves(field, array)? {
+                        writer.write(&leaf)?;
+                    }
+                }
             }
         }
         self.group_rows += batch.num_rows();
         Ok(())
+    }
+
+    fn begin_group(&mut self) -> std::result::Result<(), ParquetError> {
+        let schema = self.parquet.schema_descr();
+        let writers = self.factory.create_column_writers(self.parquet.flushed_row_groups().len())?;
+        self.group = (writers.into_iter().enumerate())
+            .map(|(leaf, writer)| match (1..=self.tags).contains(&leaf) {
+                true => ColumnWriter::Tag(TagColumn::new(schema.column(leaf), self.tag_compression)),
+                false => ColumnWriter::Other(writer),
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// Whether the row group has to end.
+    fn is_full(&self) -> bool {
+        let long = |writer: &ColumnWriter| matches!(writer, ColumnWriter::Tag(tag) if tag.dictionary_bytes() >= MAX_TAG_BYTES);
+        self.group_rows == ROW_GROUP_ROWS || self.group.iter().any(long)
     }
 
     /// Closes the row group, which begins at byte `start` of the file, and gives the place of each of its pages.
@@ -386,16 +426,23 @@ impl Encoder {
         let mut row_group = self.parquet.next_row_group()?;
         let mut at = start;
         for writer in self.group.drain(..) {
-            let chunk = writer.close()?;
-            let total = chunk.close().bytes_written;
-            let index = chunk.close().offset_index.as_ref().ok_or(ParquetError::General("no offset index".to_owned()))?;
-            let sizes: Vec<u32> = index.page_locations().iter().map(|p| p.compressed_page_size as u32).collect();
-            let dictionary = total - sizes.iter().map(|&s| u64::from(s)).sum::<u64>();
-            for size in (dictionary > 0).then_some(dictionary as u32).into_iter().chain(sizes) {
+            let sizes = match writer {
+                ColumnWriter::Tag(tag) => {
+                    let (bytes, close, sizes) = tag.close()?;
+                    row_group.append_column(&bytes, close)?;
+                    sizes
+                }
+                ColumnWriter::Other(writer) => {
+                    let chunk = writer.close()?;
+                    let sizes = page_sizes(chunk.close())?;
+                    chunk.append_to_row_group(&mut row_group)?;
+                    sizes
+                }
+            };
+            for size in sizes {
                 ranges.push((at, size));
                 at += u64::from(size);
             }
-            chunk.append_to_row_group(&mut row_group)?;
         }
         row_group.close()?;
         self.parquet.flush()?;
@@ -417,4 +464,12 @@ impl Encoder {
         self.parquet.finish()?;
         Ok(())
     }
+}
+
+/// The sizes of a column chunk's pages in order, that of its dictionary first if it has one.
+fn page_sizes(chunk: &ColumnCloseResult) -> std::result::Result<Vec<u32>, ParquetError> {
+    let index = chunk.offset_index.as_ref().ok_or(ParquetError::General("no offset index".to_owned()))?;
+    let pages = index.page_locations().iter().map(|p| p.compressed_page_size as u32);
+    let dictionary = chunk.bytes_written - pages.clone().map(u64::from).sum::<u64>();
+    Ok((dictionary > 0).then_some(dictionary as u32).into_iter().chain(pages).collect())
 }
