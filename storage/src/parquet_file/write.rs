@@ -103,7 +103,7 @@ struct Encoder {
 /// One column of a row group.
 enum ColumnWriter {
     Tag(TagColumn),
-    Other(ArrowColumnWriter),
+    Other(Box<ArrowColumnWriter>),
 }
 
 /// Writes one file.
@@ -408,7 +408,7 @@ impl Encoder {
         self.group = (writers.into_iter().enumerate())
             .map(|(leaf, writer)| match (1..=self.tags).contains(&leaf) {
                 true => ColumnWriter::Tag(TagColumn::new(schema.column(leaf), self.tag_compression)),
-                false => ColumnWriter::Other(writer),
+                false => ColumnWriter::Other(Box::new(writer)),
             })
             .collect();
         Ok(())
