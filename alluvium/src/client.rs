@@ -90,7 +90,7 @@ pub enum Error {
 
 /// What the server said when it did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{message}{}", if *status == StatusCode::BAD_REQUEST { String::new() } else { format!(" (HTTP {})", status.as_u16()) })]
+#[error("{message}{}", what_to_do(*status))]
 pub struct Refused {
     /// The status.
     pub status: StatusCode,
@@ -100,6 +100,15 @@ pub struct Refused {
     pub message: String,
     /// The whole body, as the server sent it.
     pub body: Bytes,
+}
+
+/// The status behind the server's sentence, and what helps against it here.
+fn what_to_do(status: StatusCode) -> String {
+    match status {
+        StatusCode::BAD_REQUEST => String::new(),
+        StatusCode::UNAUTHORIZED => " (HTTP 401)\n  here: --token TOKEN or ALLUVIUM_TOKEN".to_owned(),
+        other => format!(" (HTTP {})", other.as_u16()),
+    }
 }
 
 impl Client {

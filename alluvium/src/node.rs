@@ -41,7 +41,7 @@ use crate::{operate, telemetry, tokens};
 
 /// Letters of the cluster's secret: fewer can be guessed.
 const SHORTEST_SECRET: usize = 16;
-/// How long a node that stops waits for others to lead what it leads.
+/// How long a node waits for others: that stops, to lead what it leads; that starts, to know its new token.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// Says that the node has had peers.
 const PEERS_FILE: &str = "peers";
@@ -171,8 +171,8 @@ impl Node {
         let has_peers = settings.is_clustered() || settings.data_dir.join(PEERS_FILE).exists();
         let outside = tokens::from_outside(settings, now())?;
         let exposed = || Error::Exposed { listen: settings.listen.clone(), port: address.port() };
-        let has_tokens_outside = outside.is_some() || address.ip().is_loopback();
-        if !has_tokens_outside && !has_peers && !settings.data_dir.join("meta").exists() {
+        let is_guarded = outside.is_some() || address.ip().is_loopback();
+        if !is_guarded && !has_peers && !settings.data_dir.join("meta").exists() {
             return Err(exposed());
         }
         let tls = tls_of(settings)?;
@@ -192,6 +192,7 @@ impl Node {
             }
         };
         let rpc = met.as_ref().map(|met| met.rpc.clone());
+        let reached = met.as_ref().map_or_else(|| http.to_string(), |met| met.http.clone());
 
         let clock: Clock = Arc::new(now);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -200,20 +201,24 @@ impl Node {
             leave_peers_file(&settings.data_dir)?;
         }
         let reset = tokens::reset_left(&settings.data_dir)?;
-        if !has_tokens_outside && reset.is_none() && !cluster.has_tokens() {
+        if !is_guarded && reset.is_none() && !cluster.has_tokens() {
             cluster.shutdown().await;
             return Err(exposed());
         }
-        if let Some(token) = &reset {
-            tokio::spawn(tokens::hand_over(cluster.clone(), token.clone(), settings.data_dir.clone()));
+        let mut outside: Vec<Arc<Token>> = outside.into_iter().map(Arc::new).collect();
+        if let Some(token) = reset {
+            let handing_over = tokio::spawn(tokens::hand_over(cluster.clone(), token.clone(), settings.data_dir.clone()));
+            // Where the cluster cannot decide yet, whoever made the token gets in here all the same.
+            if !matches!(tokio::time::timeout(HAND_OVER, handing_over).await, Ok(Ok(true))) {
+                outside.push(Arc::new(token));
+            }
         }
-        let outside: Vec<Arc<Token>> = outside.into_iter().chain(reset).map(Arc::new).collect();
         let needs_token = !outside.is_empty() || cluster.has_tokens();
         let shards = cluster.shards().len();
         let url = format!("{}://{http}", if tls.is_some() { "https" } else { "http" });
         let (closing, closed) = watch::channel(false);
         let (ingest, doors) =
-            open_doors(loaded, cluster.clone(), clock, Door { listener, http, rpc, tls, outside }, peers.as_ref(), closed)?;
+            open_doors(loaded, cluster.clone(), clock, Door { listener, http, reached, rpc, tls, outside }, peers.as_ref(), closed)?;
 
         write_node_file(&node_file, &settings.node_id, http, peers.as_ref().map(PeerPort::address))?;
         let free_bytes = disk.free_bytes(&settings.data_dir).ok();
@@ -375,6 +380,8 @@ fn cluster_options(settings: &Settings, disk: Arc<dyn Disk>, clock: Clock) -> Cl
 struct Door {
     listener: TcpListener,
     http: SocketAddr,
+    /// How others reach it.
+    reached: String,
     rpc: Option<String>,
     tls: Option<Arc<Tls>>,
     outside: Vec<Arc<Token>>,
@@ -458,7 +465,7 @@ fn sources(loaded: &Loaded, door: &Door, started: Timestamp, ingest: Arc<Ingest>
     let this_node = query::Node {
         node_id: loaded.settings.node_id.clone(),
         roles: loaded.settings.roles.to_string(),
-        http: door.http.to_string(),
+        http: door.reached.clone(),
         rpc: door.rpc.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: "ready".to_owned(),

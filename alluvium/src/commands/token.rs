@@ -155,7 +155,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let made: Shown = serde_json::from_slice(&whole(answer).await?)?;
     let with = made.database.as_deref().map_or("all databases".to_owned(), |name| format!("database {name}"));
     let mut err = std::io::stderr();
-    writeln!(err, "token {} may {} with {}; its secret is shown this once:", printable(&made.name), made.permissions(), printable(&with))?;
+    writeln!(err, "token {} ({}; {}); its secret is shown this once:", printable(&made.name), made.permissions(), printable(&with))?;
     Ok(writeln!(std::io::stdout(), "{}", made.token.unwrap_or_default())?)
 }
 

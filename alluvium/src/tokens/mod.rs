@@ -111,8 +111,8 @@ pub fn reset_left(data_dir: &Path) -> Result<Option<Token>, Error> {
     }
 }
 
-/// Hands a token that was left to the cluster, as often as it takes, then removes the file.
-pub async fn hand_over(cluster: Arc<Cluster>, token: Token, data_dir: PathBuf) {
+/// Hands a token that was left to the cluster, as often as it takes, then removes the file. Whether the cluster knows it.
+pub async fn hand_over(cluster: Arc<Cluster>, token: Token, data_dir: PathBuf) -> bool {
     let name = token.name.clone();
     loop {
         match cluster.reset_token(token.clone()).await {
@@ -123,7 +123,7 @@ pub async fn hand_over(cluster: Arc<Cluster>, token: Token, data_dir: PathBuf) {
             }
             Err(error) => {
                 tracing::error!(%error, "could not hand the reset token to the cluster; it is good at this node only");
-                return;
+                return false;
             }
         }
     }
@@ -131,6 +131,7 @@ pub async fn hand_over(cluster: Arc<Cluster>, token: Token, data_dir: PathBuf) {
         Ok(()) => tracing::info!(token = &*name, "the token that 'alluvium token reset' made is known to the cluster"),
         Err(error) => tracing::error!(%error, "could not remove {RESET_FILE}: it would reset the token again"),
     }
+    true
 }
 
 #[cfg(test)]
