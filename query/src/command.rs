@@ -399,4 +399,78 @@ mod tests {
             assert!(matches!(said(sql), Err(Error::Refused { .. })), "{sql}");
         }
     }
+
+    /// Any text, made of what the language has and of what it has not: a command, a question, or an error.
+    #[test]
+    fn any_text_is_a_command_a_question_or_refused() {
+        const PIECES: [&str; 40] = [
+            "FLUSH",
+            "COMPACT",
+            "CREATE",
+            "DROP",
+            "ALTER",
+            "KILL",
+            "SHOW",
+            "DATABASE",
+            "DATABASES",
+            "TABLE",
+            "TABLES",
+            "QUERY",
+            "QUERIES",
+            "COLUMNS",
+            "FROM",
+            "IN",
+            "IF",
+            "NOT",
+            "EXISTS",
+            "SET",
+            "retention",
+            "routing_tag",
+            "WITH",
+            "(",
+            ")",
+            "=",
+            ",",
+            ".",
+            ";",
+            "'90d'",
+            "'it''s'",
+            "\"a b\"",
+            "\"",
+            "'",
+            "17",
+            "99999999999999999999",
+            "none",
+            "\u{0}ä",
+            "/* c",
+            "-- c\n",
+        ];
+        let mut state = 1u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let (mut commands, mut refused) = (0, 0);
+        for _ in 0..50_000 {
+            let pieces: Vec<&str> = (0..1 + below(9)).map(|_| PIECES[below(PIECES.len())]).collect();
+            let text = pieces.join([" ", "", "\n"][below(3)]);
+            let Ok(tokens) = crate::limits::tokens(&text, 1 << 20) else {
+                refused += 1;
+                continue;
+            };
+            match parse(&tokens, "it's \"mine\"") {
+                Ok(Some(Command::Show { sql })) => {
+                    assert!(crate::limits::tokens(&sql, 1 << 20).is_ok(), "{text:?}: {sql}");
+                    commands += 1;
+                }
+                Ok(Some(_)) => commands += 1,
+                Ok(None) => {}
+                Err(e) => {
+                    assert_eq!(e.kind(), model::ErrorKind::YourRequest, "{text:?}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(commands > 100 && refused > 1_000, "{commands} commands, {refused} refused");
+    }
 }
