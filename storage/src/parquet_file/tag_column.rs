@@ -410,7 +410,7 @@ mod tests {
 
     fn read(file: &Bytes) -> Vec<Option<String>> {
         let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap().build().unwrap();
-        let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+        let batches: Vec<RecordBatch> = reader.map(|batch| batch.unwrap()).collect();
         batches.iter().flat_map(|b| b.column(0).as_string::<i32>().iter().map(|v| v.map(str::to_owned)).collect::<Vec<_>>()).collect()
     }
 
@@ -436,7 +436,7 @@ mod tests {
     }
 
     fn compression() -> impl Strategy<Value = Compression> {
-        prop::sample::select(&[Compression::UNCOMPRESSED, Compression::ZSTD(ZstdLevel::default())][..])
+        prop::sample::select(vec![Compression::UNCOMPRESSED, Compression::ZSTD(ZstdLevel::default())])
     }
 
     proptest! {
