@@ -5,7 +5,7 @@
 //! that is used again has its pages in memory: stores into them cost a twentieth of what new ones cost.
 //!
 //! It was a memory map once. A page of a shared map is write-protected at each sync and taken back by a page fault and an
-//! interrupt on every other core at the next store; `pwrite` does neither. Figures: `docs/decisions/0030`.
+//! interrupt on every other core at the next store; `pwrite` does neither. Figures: `docs/decisions/0004`.
 
 use std::fs::File;
 use std::io;
