@@ -123,7 +123,7 @@ pub enum Error {
         why: String,
     },
     /// The rows have a newer schema than the plan.
-    #[error("{message}: try again")]
+    #[error("{message}")]
     StaleSchema {
         /// Which table, and the versions.
         message: String,
