@@ -257,8 +257,11 @@ where
     let config = Arc::new(config.validate().expect("our settings are consistent"));
     let raft = Raft::new(node, config, network, log, machine).await.map_err(|e| stopped(e.to_string()))?;
     let initialized = raft.is_initialized().await.map_err(|e| stopped(e.to_string()))?;
+    // What openraft shows of itself is a moment late: whether this node founds the group alone is known here.
+    let mut sole = initialized && raft.voter_ids().eq([node]);
     match founding {
         Founding::With(members) if !initialized => {
+            sole = members.len() == 1;
             raft.initialize(members).await.map_err(|e| stopped(e.to_string()))?;
         }
         _ if initialized && !raft.is_leader() && raft.voter_ids().eq([node]) => {
@@ -267,7 +270,8 @@ where
         }
         _ => {}
     }
-    if raft.voter_ids().eq([node]) {
+    if sole {
+        raft.wait(None).metrics(|m| m.current_leader == Some(node), "a sole voter leads").await.map_err(|e| stopped(e.to_string()))?;
         raft.wait_for_recovery(None).await.map_err(|e| stopped(e.to_string()))?;
     }
     Ok(raft)

@@ -18,7 +18,7 @@ pub(super) struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Print every setting with its value and where that came from; takes the flags of serve
-    Show(ShowArgs),
+    Show(Box<ShowArgs>),
     /// Print a file with every setting at its default, commented out
     Default,
     /// Check a file of settings without starting anything
