@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a node (the default)
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// See all of it in half a minute: devices write, SQL answers, every point is checked
     Demo(demo::DemoArgs),
     /// Run one query, or open the shell when none is given
