@@ -240,7 +240,9 @@ impl Introduction {
                 Err(why) => failures.push(why),
             }
         }
-        for node in answers.iter().flat_map(|answer| answer.nodes.iter().chain([&answer.node])) {
+        // What a node says of itself is newer than what others remember of it.
+        let remembered = answers.iter().flat_map(|answer| &answer.nodes);
+        for node in remembered.chain(answers.iter().map(|answer| &answer.node)) {
             self.peers.found_at(node.id, &node.rpc);
         }
         (answers, failures)

@@ -5,7 +5,7 @@
 //! members are still starting find their leader later. A damaged metadata group keeps the node from starting, because
 //! without it no row has a name; a damaged shard does not (`residents.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -273,8 +273,11 @@ impl Shared {
     /// nothing decided.
     async fn say_hello(&self, metadata: &Arc<Metadata>) {
         let (Some(switchboard), Some(with)) = (&self.switchboard, &self.options.peers) else { return };
+        // An address that was decided counts when it changes: until then what a node says of itself is newer.
+        let mut decided: HashMap<NodeId, String> = HashMap::new();
         for node in metadata.state().nodes.values() {
             switchboard.peers().found_at(node.id, &node.rpc);
+            decided.insert(node.id, node.rpc.clone());
         }
         let ask = move |switchboard: Arc<Switchboard>, metadata: Arc<Metadata>, join: Vec<String>, me: NodeId| async move {
             let addresses = bootstrap::addresses(&join, metadata.state().nodes.values().cloned(), me);
@@ -286,7 +289,9 @@ impl Shared {
             let mut news = metadata.news();
             loop {
                 for node in metadata.state().nodes.values() {
-                    switchboard.peers().found_at(node.id, &node.rpc);
+                    if decided.insert(node.id, node.rpc.clone()).as_ref() != Some(&node.rpc) {
+                        switchboard.peers().found_at(node.id, &node.rpc);
+                    }
                 }
                 if metadata.state().cluster.is_none() {
                     ask(switchboard.clone(), metadata.clone(), join.clone(), me).await;
