@@ -10,7 +10,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -31,8 +30,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed `accept` (no file descriptors left, say) the loop waits so long.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// How this node accepts connections; exchanged when its files change.
-pub type ServerTls = Arc<ArcSwap<rustls::ServerConfig>>;
+/// What the next connection is encrypted with: asked each time, so that renewed files take effect.
+pub type ServerTls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 
 /// Answers on `listener` until `closed` is true; what is under way then is cut off, and whoever asked asks another.
 pub async fn serve<F, Fut>(listener: TcpListener, tls: Option<ServerTls>, answer: F, mut closed: watch::Receiver<bool>)
@@ -81,7 +80,7 @@ where
     match tls {
         None => talk(stream, answer).await,
         Some(tls) => {
-            let accepting = tokio_rustls::TlsAcceptor::from(tls.load_full()).accept(stream);
+            let accepting = tokio_rustls::TlsAcceptor::from(tls()).accept(stream);
             let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await.map_err(|_| io::ErrorKind::TimedOut)??;
             talk(stream, answer).await
         }
