@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, TimestampNanosecondType};
 use model::{TableId, TableSchema};
 
 use crate::Result;
+use crate::key_columns::KeyColumns;
 use crate::merge::{Runs, whole_layout};
 use crate::scan::{KeyFilter, Rows, ScanColumn, ScanRequest, schema_of};
 
@@ -45,7 +46,7 @@ impl TableLastRows {
             batches.push(batch);
         }
         let rows = concat_batches(&schema_of(table, &columns), &batches).expect("batches of one table have one schema");
-        let keys = Runs::with_keys(&rows, table.tags().len());
+        let keys = Runs::with_keys(&rows, KeyColumns::of(table));
         Ok(Some(TableLastRows { columns, rows, keys }))
     }
 
@@ -79,12 +80,12 @@ impl TableLastRows {
 
 /// Of rows in order, with time and all tags first, the last of each series.
 pub(crate) fn last_of_each_series(table: &TableSchema, rows: Rows) -> impl Iterator<Item = Result<RecordBatch>> + use<> {
-    LastOfEach { rows, tags: table.tags().len(), held: None, ended: false }
+    LastOfEach { rows, tags: KeyColumns::of(table), held: None, ended: false }
 }
 
 struct LastOfEach {
     rows: Rows,
-    tags: usize,
+    tags: KeyColumns,
     /// The last row of the last series so far: the next batch may go on with it.
     held: Option<RecordBatch>,
     ended: bool,

@@ -22,6 +22,7 @@ pub mod entry;
 pub mod error;
 pub mod flush;
 mod frame;
+mod key_columns;
 mod last_rows;
 pub mod manifest;
 mod memtable;

@@ -72,11 +72,12 @@ fn open(dir: &tempfile::TempDir, last_rows_bytes: usize) -> Shard {
 fn first_catalog() -> Catalog {
     let mut database =
         DatabaseSchema { id: DATABASE, name: "fleet".into(), routing_tag: "device_id".into(), retention_ns: None, tables: BTreeMap::new() };
-    for (id, name) in [(1, "phone"), (2, "watch")] {
+    // One table begins without the routing tag.
+    for (id, name, first) in [(1, "phone", 0), (2, "watch", 1)] {
         let mut table = TableSchema::new(TableId(id), DATABASE, name.into());
-        for (name, field) in
-            [("device_id", None), ("os", None), ("a", Some(ColumnType::F64)), ("b", Some(ColumnType::I64)), ("c", Some(ColumnType::Str))]
-        {
+        let columns =
+            [("device_id", None), ("os", None), ("a", Some(ColumnType::F64)), ("b", Some(ColumnType::I64)), ("c", Some(ColumnType::Str))];
+        for &(name, field) in &columns[first..] {
             table.add(&NewColumn { name: name.into(), field }, "device_id", 100).unwrap();
         }
         database.tables.insert(name.into(), Arc::new(table));
@@ -123,7 +124,7 @@ impl World {
 
     fn any_tags(&mut self, table: &TableSchema) -> Tags {
         let mut tags = vec![None; TAGS];
-        for position in 0..table.tags().len() {
+        for position in table.tags().iter().map(|tag| position(table, tag.id).expect("a tag has a position")) {
             let values: &[Option<&str>] = match position {
                 0 => &[Some("d1"), Some("d1\0"), Some("d10"), Some("d2"), Some("a-device-with-a-long-name"), None],
                 1 => &[Some("ios"), Some("an operating system"), None, None],
@@ -291,15 +292,17 @@ impl World {
 
     fn add_column(&mut self) {
         let table = self.any_table();
-        let n = table.columns().len();
-        let field = match self.rng.random_range(0..4) {
-            0 if table.tags().len() < TAGS => None,
-            1 => Some(ColumnType::U64),
-            2 => Some(ColumnType::Bool),
-            _ => Some(ColumnType::F64),
+        let name = format!("column{}", table.columns().len());
+        let others = table.tags().iter().filter(|tag| &*tag.name != "device_id").count();
+        let (name, field) = match self.rng.random_range(0..4) {
+            0 if table.column("device_id").is_none() => ("device_id".to_owned(), None),
+            0 if others + 1 < TAGS => (name, None),
+            1 => (name, Some(ColumnType::U64)),
+            2 => (name, Some(ColumnType::Bool)),
+            _ => (name, Some(ColumnType::F64)),
         };
         let mut table = (*table).clone();
-        table.add(&NewColumn { name: format!("column{n}").into(), field }, "device_id", 100).unwrap();
+        table.add(&NewColumn { name: name.into(), field }, "device_id", 100).unwrap();
         let mut database = (**self.catalog.database("fleet").unwrap()).clone();
         database.tables.insert(table.name.clone(), Arc::new(table));
         self.catalog.databases.insert(database.name.clone(), Arc::new(database));
@@ -352,7 +355,8 @@ impl World {
             _ => self.any_time()..=self.any_time(),
         };
         let mut tags = Vec::new();
-        for (position, column) in table.tags().iter().enumerate() {
+        for column in table.tags() {
+            let position = position(&table, column.id).expect("a tag has a position");
             if self.rng.random_bool(0.3) {
                 let values = (0..self.rng.random_range(1..3)).map(|_| self.any_tags(&table)[position].clone()).collect();
                 tags.push(TagFilter { column: column.id, values });

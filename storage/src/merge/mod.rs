@@ -19,6 +19,7 @@ use model::{ColumnId, TableSchema};
 
 use self::output::Output;
 pub(crate) use self::runs::Runs;
+use crate::key_columns::KeyColumns;
 use crate::scan::{Rows, ScanColumn};
 use crate::{Result, scan};
 
@@ -39,7 +40,7 @@ pub fn merge(table: &TableSchema, layout: &[ScanColumn], mut sources: Vec<Rows>,
     match sources.len() {
         0 => Box::new(std::iter::empty()),
         1 => sources.swap_remove(0),
-        _ => Box::new(Merge::new(scan::schema_of(table, layout), table.tags().len(), sources, batch_rows.max(1))),
+        _ => Box::new(Merge::new(scan::schema_of(table, layout), KeyColumns::of(table), sources, batch_rows.max(1))),
     }
 }
 
@@ -62,7 +63,7 @@ struct Current {
 }
 
 impl Current {
-    fn new(batch: RecordBatch, tags: usize) -> Current {
+    fn new(batch: RecordBatch, tags: KeyColumns) -> Current {
         let times = batch.column(0).as_primitive::<TimestampNanosecondType>().values().clone();
         let runs = Runs::with_keys(&batch, tags);
         debug_assert!(in_order(&times, &runs), "a source gives its rows in order, each once");
@@ -90,7 +91,7 @@ fn in_order(times: &[i64], runs: &Runs) -> bool {
 }
 
 struct Merge {
-    tags: usize,
+    tags: KeyColumns,
     cursors: Vec<Cursor>,
     /// Cursors that stand in the series at hand, oldest first; kept here to be reused.
     same: Vec<usize>,
@@ -106,12 +107,12 @@ enum State {
 }
 
 impl Merge {
-    fn new(schema: SchemaRef, tags: usize, sources: Vec<Rows>, batch_rows: usize) -> Merge {
+    fn new(schema: SchemaRef, tags: KeyColumns, sources: Vec<Rows>, batch_rows: usize) -> Merge {
         Merge {
             tags,
             cursors: sources.into_iter().map(|rows| Cursor { rows, current: None }).collect(),
             same: Vec::new(),
-            output: Output::new(schema, 1 + tags, batch_rows),
+            output: Output::new(schema, 1 + tags.count(), batch_rows),
             state: State::New,
         }
     }

@@ -1,7 +1,8 @@
 //! Where one series ends and the next begins in a sorted batch.
 
-use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
-use model::point::write_key;
+use arrow::array::{Array, RecordBatch, StringViewArray};
+
+use crate::key_columns::KeyColumns;
 
 /// The runs of rows with equal tags in one batch, and on demand their series keys.
 #[derive(Debug, Default)]
@@ -13,10 +14,9 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    /// The runs of a batch whose columns 1 ..= `tags` are the tags in key order.
-    pub(crate) fn new(batch: &RecordBatch, tags: usize) -> Runs {
-        let columns: Vec<&StringViewArray> = (1..=tags).map(|i| batch.column(i).as_string_view()).collect();
-        Runs::of(&columns, batch.num_rows())
+    /// The runs of a batch's series.
+    pub(crate) fn new(batch: &RecordBatch, tags: KeyColumns) -> Runs {
+        Runs::of(&tags.in_batch(batch), batch.num_rows())
     }
 
     /// The runs of rows in which all of these columns have equal values.
@@ -48,12 +48,12 @@ impl Runs {
     }
 
     /// The runs and their series keys.
-    pub(crate) fn with_keys(batch: &RecordBatch, tags: usize) -> Runs {
-        let mut runs = Runs::new(batch, tags);
-        let columns: Vec<&StringViewArray> = (1..=tags).map(|i| batch.column(i).as_string_view()).collect();
+    pub(crate) fn with_keys(batch: &RecordBatch, tags: KeyColumns) -> Runs {
+        let columns = tags.in_batch(batch);
+        let mut runs = Runs::of(&columns, batch.num_rows());
         for run in 0..runs.len() {
             let row = runs.start(run);
-            write_key(&mut runs.keys, columns.iter().map(|c| value(c, row)));
+            tags.write(&mut runs.keys, &columns, row);
             runs.key_ends.push(runs.keys.len() as u32);
         }
         runs

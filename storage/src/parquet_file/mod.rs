@@ -20,9 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimeUnit};
-use model::point::write_key;
 use model::{ColumnType, ReplicaId};
 use parking_lot::Mutex;
 
@@ -55,17 +53,6 @@ pub(crate) fn field_type(kind: ColumnType) -> DataType {
         ColumnType::Bool => DataType::Boolean,
         ColumnType::Str => DataType::Utf8View,
     }
-}
-
-/// The series key of a row in a batch whose columns are time, then `tags` tags in key order.
-fn key_of(batch: &RecordBatch, tags: usize, row: usize) -> Vec<u8> {
-    let mut key = Vec::new();
-    let values = (1..=tags).map(|i| {
-        let column = batch.column(i).as_string_view();
-        column.is_valid(row).then(|| column.value(row))
-    });
-    write_key(&mut key, values);
-    key
 }
 
 /// The Parquet files of one replica of one shard.

@@ -29,6 +29,7 @@ use super::pages::{self, Page};
 use super::tag_column::TagColumn;
 use super::{ParquetFiles, names};
 use crate::disk::WriteFile;
+use crate::key_columns::KeyColumns;
 use crate::manifest::FileMeta;
 use crate::{Error, Result};
 
@@ -213,9 +214,9 @@ impl FileWriter {
                 }
             }
         }
-        let tags = self.new.table.tags().len();
-        let first = super::key_of(batch, tags, 0);
-        let last = super::key_of(batch, tags, batch.num_rows() - 1);
+        let tags = KeyColumns::of(&self.new.table);
+        let first = tags.key(batch, 0);
+        let last = tags.key(batch, batch.num_rows() - 1);
         debug_assert!(first <= last && (self.rows == 0 || self.keys.1 <= first), "rows come in order of their series");
         if self.rows == 0 {
             self.keys.0 = first;
