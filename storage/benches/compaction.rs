@@ -5,6 +5,7 @@ mod fleet;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use model::Timestamp;
+use storage::HashRange;
 use storage::compaction::{Eagerness, compact, plan};
 use storage::parquet_file::Effort;
 
@@ -31,8 +32,8 @@ fn flushed() -> (fleet::Place, Vec<storage::manifest::FileMeta>) {
 }
 
 fn run(place: &fleet::Place, metas: &[storage::manifest::FileMeta]) -> storage::manifest::ManifestEdit {
-    let plan = plan(metas, &Default::default(), None, Eagerness::WhenItPays).expect("six neighbours of one size");
-    compact(&place.files, &plan, "default".into(), &fleet::table(), Timestamp(i64::MIN)).expect("a verified file")
+    let plan = plan(metas, &Default::default(), &HashRange::default(), None, Eagerness::WhenItPays).expect("six neighbours of one size");
+    compact(&place.files, &plan, "default".into(), &fleet::table(), Timestamp(i64::MIN), HashRange::default()).expect("a verified file")
 }
 
 #[divan::bench(sample_count = 5, sample_size = 1)]

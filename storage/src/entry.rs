@@ -1,11 +1,11 @@
 //! What one entry of a shard's log says, and its bytes.
 //!
-//! Applying the same entries in the same order gives the same state on every replica. The numbers of delete, erase and
-//! split entries are reserved here so that no older program can take them for something else.
+//! Applying the same entries in the same order gives the same state on every replica. The numbers of delete and erase
+//! entries are reserved here so that no older program can take them for something else.
 //!
 //! ```text
 //! entry     = | format u8 = 1 | kind u8 | body |                             all numbers little-endian
-//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table; reserved: 6 delete, 7 erase, 8 split
+//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table, 8 split, 9 split done; reserved: 6 delete, 7 erase
 //! write     = | parts u32 | part … |
 //! part      = | origin u128 | sequence u64 | arrived i64 | range_version u64 | retry_window u8 | batches u32 | batch … |
 //! batch     = see model::batch
@@ -13,12 +13,15 @@
 //! manifest  = | JSON of a ManifestEdit |
 //! retention = | database u32 | cutoff i64 |
 //! drop      = | table u32 |
+//! split     = | child u32 | start u64 | at u64 | last u64 | version u64 |     see crate::range
+//! done      = | child u32 |
 //! ```
 
 use bytes::Bytes;
-use model::{DatabaseId, DecodeError, Epoch, PointBatch, TableId, Timestamp};
+use model::{DatabaseId, DecodeError, Epoch, PointBatch, ShardId, TableId, Timestamp};
 
 use crate::manifest::ManifestEdit;
+use crate::range::Split;
 
 /// Bytes that one entry may have when encoded; larger parts become several.
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;
@@ -43,6 +46,13 @@ pub enum Entry {
     DropTable {
         /// The table.
         table: TableId,
+    },
+    /// The shard's range becomes two (DESIGN rules 2 and 7). Every replica closes its memtable here.
+    Split(Split),
+    /// The shard that was split off keeps its rows on a majority of its own: this one need not any more.
+    SplitDone {
+        /// The shard that was split off.
+        child: ShardId,
     },
 }
 
@@ -86,9 +96,10 @@ pub enum Outcome {
         /// The shard's range version now.
         current: Epoch,
     },
-    /// The entry had effect (seal, manifest, retention, drop).
+    /// The entry had effect (seal, manifest, retention, drop, split).
     Done,
-    /// A manifest edit that no longer fits (its start is not the flushed index, or an input is gone): no effect.
+    /// A manifest edit that no longer fits (its start is not the flushed index, or an input is gone), or a split of a range
+    /// that is another by now: no effect.
     Ignored,
 }
 
@@ -98,6 +109,8 @@ const SEAL: u8 = 2;
 const MANIFEST: u8 = 3;
 const RETENTION: u8 = 4;
 const DROP_TABLE: u8 = 5;
+const SPLIT: u8 = 8;
+const SPLIT_DONE: u8 = 9;
 
 impl Entry {
     /// Appends the entry's bytes.
@@ -131,6 +144,17 @@ impl Entry {
                 out.push(DROP_TABLE);
                 out.extend_from_slice(&table.0.to_le_bytes());
             }
+            Entry::Split(split) => {
+                out.push(SPLIT);
+                out.extend_from_slice(&split.child.0.to_le_bytes());
+                for number in [split.start, split.at, split.last, split.version.0] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
+            Entry::SplitDone { child } => {
+                out.push(SPLIT_DONE);
+                out.extend_from_slice(&child.0.to_le_bytes());
+            }
         }
     }
 
@@ -153,6 +177,14 @@ impl Entry {
                 cutoff: Timestamp(i64::from_le_bytes(cursor.take("cutoff")?)),
             },
             DROP_TABLE => Entry::DropTable { table: TableId(u32::from_le_bytes(cursor.take("table")?)) },
+            SPLIT => Entry::Split(Split {
+                child: ShardId(u32::from_le_bytes(cursor.take("child")?)),
+                start: u64::from_le_bytes(cursor.take("start of the range")?),
+                at: u64::from_le_bytes(cursor.take("place of the split")?),
+                last: u64::from_le_bytes(cursor.take("end of the range")?),
+                version: Epoch(u64::from_le_bytes(cursor.take("range version")?)),
+            }),
+            SPLIT_DONE => Entry::SplitDone { child: ShardId(u32::from_le_bytes(cursor.take("child")?)) },
             _ => return Err(DecodeError { what: "entry kind (a newer alluvium wrote it)", at: 1 }),
         };
         match cursor.at == bytes.len() {
@@ -227,6 +259,10 @@ mod tests {
         Entry::Write(vec![part.clone(), WritePart { batches: Vec::new(), retry_window: RetryWindow::Recent, ..part }])
     }
 
+    fn split() -> Split {
+        Split { child: ShardId(9), start: 1, at: 1 << 40, last: u64::MAX, version: Epoch(2) }
+    }
+
     fn all() -> Vec<Entry> {
         let edit = ManifestEdit::Compact { inputs: vec!["a".into()], outputs: Vec::new(), replica: model::ReplicaId(7) };
         vec![
@@ -235,6 +271,8 @@ mod tests {
             Entry::Manifest(edit),
             Entry::Retention { database: DatabaseId(1), cutoff: Timestamp(-2) },
             Entry::DropTable { table: TableId(3) },
+            Entry::Split(split()),
+            Entry::SplitDone { child: ShardId(9) },
         ]
     }
 
@@ -265,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_a_newer_program_wrote_is_refused_and_not_taken_for_something_else() {
-        for reserved in [0, 6, 7, 8, 255] {
+        for reserved in [0, 6, 7, 10, 255] {
             assert!(Entry::decode(&Bytes::copy_from_slice(&[FORMAT, reserved])).is_err());
         }
         assert!(Entry::decode(&Bytes::from_static(&[2, SEAL])).is_err());
@@ -277,6 +315,9 @@ mod tests {
         assert_eq!(hex(&Entry::Seal), "0102");
         assert_eq!(hex(&Entry::Retention { database: DatabaseId(1), cutoff: Timestamp(-2) }), "010401000000feffffffffffffff");
         assert_eq!(hex(&Entry::DropTable { table: TableId(3) }), "010503000000");
+        let split_bytes = "010809000000010000000000000000000000000100".to_owned() + "00ffffffffffffffff0200000000000000";
+        assert_eq!(hex(&Entry::Split(split())), split_bytes);
+        assert_eq!(hex(&Entry::SplitDone { child: ShardId(9) }), "010909000000");
         let part = WritePart {
             origin: 1,
             sequence: 2,
@@ -294,7 +335,7 @@ mod tests {
         fn foreign_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
             if known && bytes.len() > 1 {
                 bytes[0] = FORMAT;
-                bytes[1] %= 9;
+                bytes[1] %= 11;
             }
             let _ = Entry::decode(&bytes.into());
         }

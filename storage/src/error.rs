@@ -95,6 +95,12 @@ pub enum Error {
         /// Edits that are not in effect.
         edits: u64,
     },
+    /// A part of the shard is on its way to a shard of its own.
+    #[error("shard {shard} is being split and compacts nothing meanwhile: try again in a moment")]
+    Splitting {
+        /// The shard.
+        shard: ShardId,
+    },
     /// A snapshot names files that were not received.
     #[error("shard {shard} lacks {files} files of a snapshot, the first is {first}: receive them first")]
     MissingFiles {
@@ -138,6 +144,7 @@ impl Error {
             Error::DiskFull { .. }
             | Error::StaleSchema { .. }
             | Error::Behind { .. }
+            | Error::Splitting { .. }
             | Error::MissingFiles { .. }
             | Error::NoSuchFile { .. }
             | Error::Unfit { .. } => ErrorKind::TryAgain,

@@ -12,7 +12,7 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampNanosecondType;
-use model::{LogIndex, TableSchema, Timestamp};
+use model::{Epoch, LogIndex, TableSchema, Timestamp};
 
 use crate::manifest::FileMeta;
 use crate::parquet_file::{Effort, FileWriter, NewFile, ParquetFiles};
@@ -34,16 +34,16 @@ pub struct FlushTable {
     pub rows: Rows,
 }
 
-/// Writes the tables' rows, which entries `from..=to` of the log brought.
+/// Writes the tables' rows, which entries `from..=to` of the log brought under one version of the shard's range.
 pub fn flush(
     files: &Arc<ParquetFiles>,
-    from: LogIndex,
-    to: LogIndex,
+    (from, to): (LogIndex, LogIndex),
+    range_version: Epoch,
     tables: impl IntoIterator<Item = Result<FlushTable>>,
 ) -> Result<Vec<FileMeta>> {
     let start = Instant::now();
     let mut written = Vec::new();
-    match write_tables(files, from, to, tables, &mut written) {
+    match write_tables(files, (from, to), range_version, tables, &mut written) {
         Ok(()) => {
             let (rows, bytes) = written.iter().fold((0, 0), |(rows, bytes), f| (rows + f.rows, bytes + f.bytes));
             tracing::info!(%from, %to, files = written.len(), rows, bytes, elapsed = ?start.elapsed(), "flushed");
@@ -58,16 +58,17 @@ pub fn flush(
 
 fn write_tables(
     files: &Arc<ParquetFiles>,
-    from: LogIndex,
-    to: LogIndex,
+    (from, to): (LogIndex, LogIndex),
+    range_version: Epoch,
     tables: impl IntoIterator<Item = Result<FlushTable>>,
     written: &mut Vec<FileMeta>,
 ) -> Result<()> {
     for table in tables {
         let table = table?;
-        let new = NewFile { database: table.database, table: table.schema, day: None, level: 0, from, to, effort: Effort::Cheap };
-        let mut by_day = ByDay::with_days(files, new, &days_apart(&table.days));
-        for batch in table.rows {
+        let (database, table, rows, days) = (table.database, table.schema, table.rows, table.days);
+        let new = NewFile { database, table, day: None, level: 0, from, to, range_version, effort: Effort::Cheap };
+        let mut by_day = ByDay::with_days(files, new, &days_apart(&days));
+        for batch in rows {
             by_day.write(&batch?)?;
         }
         by_day.finish(written)?;

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Bytes before the body.
 pub(crate) const HEADER_BYTES: usize = 32;
 
-/// What is framed, and the format that this program writes and reads.
+/// What is framed, and the newest format that this program knows; it reads those before, too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
     pub(crate) magic: &'static [u8; 8],
@@ -25,11 +25,11 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
 }
 
-/// The body in its frame.
-pub(crate) fn encode(kind: Kind, body: &[u8]) -> Vec<u8> {
+/// The body in its frame. A format before the newest is for what an older program can read as well.
+pub(crate) fn encode(kind: Kind, format: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(kind.magic);
-    bytes.extend_from_slice(&kind.format.to_le_bytes());
+    bytes.extend_from_slice(&format.to_le_bytes());
     bytes.extend_from_slice(&0u32.to_le_bytes());
     bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
     let sum = checksum(&bytes, body);
@@ -56,7 +56,7 @@ pub(crate) fn decode<'a>(kind: Kind, path: &Path, bytes: &'a [u8]) -> Result<&'a
         return Err(corrupt(24, "the checksum does not match".to_owned()));
     }
     let format = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
-    if format != kind.format {
+    if !(1..=kind.format).contains(&format) {
         return Err(Error::NewerFormat { path: path.to_owned(), found: format, known: kind.format });
     }
     Ok(body)

@@ -14,6 +14,7 @@
 //! | [`flush`], [`parquet_file`], [`manifest`], [`compaction`] | memtable to file, one file, which files are live, files to fewer files |
 //! | [`snapshot`] | the state at the flushed index, for a replica that lacks it; the files travel apart |
 //! | [`scan`], [`merge`] | a consistent view of memtable and files as sorted, merged record batches |
+//! | [`range`] | which routing hashes the shard keeps, and how that becomes two |
 //! | [`retries`] | what was answered to which request |
 
 pub mod compaction;
@@ -28,6 +29,7 @@ pub mod manifest;
 mod memtable;
 pub mod merge;
 pub mod parquet_file;
+pub mod range;
 pub mod retries;
 pub mod scan;
 pub mod shard;
@@ -36,6 +38,7 @@ pub mod wal;
 
 pub use entry::{Entry, Outcome, WritePart};
 pub use error::Error;
+pub use range::{HashRange, Split, SplitOff};
 pub use scan::{ScanColumn, ScanRequest, TagFilter, View};
 pub use shard::{Adopted, FileReceiver, SentFile, Shard, ShardOptions, ShardStats};
 pub use snapshot::Snapshot;

@@ -6,25 +6,26 @@
 //! lacks rows. A damaged manifest is named and refused; the shard is restored from a replica or a backup.
 //!
 //! ```text
-//! MANIFEST = | "ALLUMANI" | format u32 | 0 u32 | body length u64 | xxh3-64 of everything else u64 | body |   [`crate::frame`]
+//! MANIFEST = | "ALLUMANI" | format u32 = 1, 2 once split | 0 u32 | body length u64 | xxh3-64 of everything else u64 | body |   [`crate::frame`]
 //! body     = the Manifest as JSON, readable by people in an emergency: tail -c +33 MANIFEST
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use model::{DatabaseId, LogIndex, ReplicaId, TableId, Term, Timestamp};
+use model::{DatabaseId, Epoch, LogIndex, ReplicaId, TableId, Term, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 use crate::frame::{self, HEADER_BYTES};
+use crate::range::{FIRST_VERSION, HashRange, SplitOff};
 use crate::{Error, Result};
 
 /// The file's name in its shard's folder.
 pub const FILE: &str = "MANIFEST";
 /// Its name until it is whole and durable; one left over by a crash means nothing.
 pub const NEW_FILE: &str = "MANIFEST.new";
-const KIND: frame::Kind = frame::Kind { magic: b"ALLUMANI", format: 1, name: "a manifest" };
+const KIND: frame::Kind = frame::Kind { magic: b"ALLUMANI", format: 2, name: "a manifest" };
 
 /// One live Parquet file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,18 @@ pub struct FileMeta {
     pub max_key: Vec<u8>,
     /// The table's schema version that it was written with.
     pub schema_version: u32,
+    /// The version of the shard's range that it was written under: with an older one than the shard's it may hold rows
+    /// of other shards, which are left out when it is read.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub range_version: Epoch,
+}
+
+fn first_version() -> Epoch {
+    FIRST_VERSION
+}
+
+fn is_first_version(version: &Epoch) -> bool {
+    *version == FIRST_VERSION
 }
 
 impl FileMeta {
@@ -158,6 +171,12 @@ pub struct Manifest {
     /// The retry table as of the flushed index, opaque here ([`crate::retries`]).
     #[serde(with = "hex")]
     pub retries: Vec<u8>,
+    /// The routing hashes that the shard keeps, as of the flushed index.
+    #[serde(default, skip_serializing_if = "HashRange::was_never_split")]
+    pub range: HashRange,
+    /// What was split off and is not yet kept by a shard of its own. Nothing is compacted meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Box<SplitOff>>,
     /// Grows with each save.
     pub version: u64,
 }
@@ -165,8 +184,9 @@ pub struct Manifest {
 impl Manifest {
     /// Applies an edit if it fits (DESIGN rule 4) and gives the files that left; `None`: it does not fit and has no effect.
     ///
-    /// A flush fits only if it starts at the flushed index, a compaction only if all its inputs are live. Both must name
-    /// files inside the shard's folder that are not live yet.
+    /// A flush fits only if it starts at the flushed index, a compaction only if all its inputs are live and no split is on
+    /// its way, whose new shard begins with exactly these files on all replicas. Both must name files inside the shard's
+    /// folder that are not live yet.
     pub fn apply_edit(&mut self, edit: &ManifestEdit) -> Option<Vec<FileMeta>> {
         if edit.files().iter().any(|f| !f.is_inside() || self.files.contains_key(&f.path)) {
             return None;
@@ -182,7 +202,7 @@ impl Manifest {
                 Some(Vec::new())
             }
             ManifestEdit::Compact { inputs, outputs, .. } => {
-                if inputs.is_empty() || !inputs.iter().all(|path| self.files.contains_key(path)) {
+                if inputs.is_empty() || self.split.is_some() || !inputs.iter().all(|path| self.files.contains_key(path)) {
                     return None;
                 }
                 let left = inputs.iter().filter_map(|path| self.files.remove(path)).collect();
@@ -247,7 +267,12 @@ impl Manifest {
 
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        frame::encode(KIND, &serde_json::to_vec(self).expect("a manifest is plain data"))
+        frame::encode(KIND, self.format(), &serde_json::to_vec(self).expect("a manifest is plain data"))
+    }
+
+    /// 2 where a program that knows only 1 would show rows of other shards, or forget a shard that is coming into being.
+    pub(crate) fn format(&self) -> u32 {
+        if self.range.was_never_split() && self.split.is_none() { 1 } else { 2 }
     }
 
     /// Reads the file's bytes; `path` is for the error.
@@ -364,6 +389,7 @@ pub(crate) mod tests {
             min_key: b"\x01a\x00\x00".to_vec(),
             max_key: b"\x01b\xff\x00\x00".to_vec(),
             schema_version: 2,
+            range_version: FIRST_VERSION,
         }
     }
 
@@ -466,9 +492,9 @@ pub(crate) mod tests {
     #[test]
     fn a_newer_format_is_refused_by_both_numbers() {
         let mut bytes = Manifest::default().encode();
-        frame::set_format(&mut bytes, 2);
+        frame::set_format(&mut bytes, 3);
         let error = Manifest::decode(Path::new("MANIFEST"), &bytes).unwrap_err();
-        assert!(matches!(error, Error::NewerFormat { found: 2, known: 1, .. }), "{error}");
+        assert!(matches!(error, Error::NewerFormat { found: 3, known: 2, .. }), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! be there before a snapshot is [installed](crate::Shard::install). It never holds what is only in memory (DESIGN rule 5).
 //!
 //! ```text
-//! snapshot = | "ALLUSNAP" | format u32 = 1 | 0 u32 | body length u64 | xxh3-64 of everything else u64 | body |   [`crate::frame`]
+//! snapshot = | "ALLUSNAP" | format u32 = 1, 2 once split | 0 u32 | body length u64 | xxh3-64 of everything else u64 | body |   [`crate::frame`]
 //! body     = the Manifest as JSON, without `dropped_files` and with `version` 0: both are about one disk
 //! ```
 
@@ -19,7 +19,7 @@ use crate::manifest::{FileMeta, Manifest};
 use crate::retries::Retries;
 use crate::{Error, Result};
 
-const KIND: frame::Kind = frame::Kind { magic: b"ALLUSNAP", format: 1, name: "a snapshot" };
+const KIND: frame::Kind = frame::Kind { magic: b"ALLUSNAP", format: 2, name: "a snapshot" };
 /// What errors call it: it has no path.
 const NAME: &str = "a snapshot";
 
@@ -47,7 +47,7 @@ impl Snapshot {
 
     /// The bytes drawn in the module's header.
     pub fn encode(&self) -> Vec<u8> {
-        frame::encode(KIND, &serde_json::to_vec(&self.manifest).expect("a manifest is plain data"))
+        frame::encode(KIND, self.manifest.format(), &serde_json::to_vec(&self.manifest).expect("a manifest is plain data"))
     }
 
     /// Reads them back. Never panics on foreign bytes.
@@ -138,9 +138,9 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_by_both_numbers() {
         let mut bytes = snapshot().encode();
-        frame::set_format(&mut bytes, 2);
+        frame::set_format(&mut bytes, 3);
         let error = Snapshot::decode(&bytes).unwrap_err();
-        assert!(matches!(error, Error::NewerFormat { found: 2, known: 1, .. }), "{error}");
+        assert!(matches!(error, Error::NewerFormat { found: 3, known: 2, .. }), "{error}");
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let mut manifest = snapshot().manifest;
         let outside = FileMeta { path: "parquet/../../x.parquet".to_owned(), ..file("a", 1, 0..=1) };
         manifest.files.insert(outside.path.clone(), outside);
-        let bytes = frame::encode(KIND, &serde_json::to_vec(&manifest).unwrap());
+        let bytes = frame::encode(KIND, 1, &serde_json::to_vec(&manifest).unwrap());
         assert!(matches!(Snapshot::decode(&bytes), Err(Error::Corrupt { .. })));
     }
 

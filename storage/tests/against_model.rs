@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampNanosecondType
 use model::schema::NewColumn;
 use model::{
     Bitmap, Catalog, ColumnId, ColumnKind, ColumnType, DatabaseId, DatabaseSchema, Epoch, FieldColumn, FieldValue, LogIndex, PointBatch,
-    ReplicaId, SeriesKey, ShardId, TableId, TableSchema, Term, Timestamp, Values,
+    ReplicaId, SeriesKey, ShardId, TableId, TableSchema, Term, Timestamp, Values, routing_hash,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 use storage::disk::RealDisk;
 use storage::entry::RetryWindow;
 use storage::manifest::ManifestEdit;
-use storage::{Entry, Outcome, ScanColumn, ScanRequest, Shard, ShardOptions, TagFilter, View, WritePart};
+use storage::{Entry, HashRange, Outcome, ScanColumn, ScanRequest, Shard, ShardOptions, Split, TagFilter, View, WritePart};
 
 const CASES: u64 = 10;
 const STEPS: usize = 120;
@@ -50,6 +50,9 @@ struct World {
     model: Model,
     parts: Vec<(WritePart, Outcome)>,
     held: Vec<(View, Model, Catalog)>,
+    /// What the shard keeps.
+    range: HashRange,
+    splits: u32,
     sequence: u64,
     last_rows_bytes: usize,
     /// How many questions were asked, and for how many the newest rows were sure.
@@ -58,11 +61,15 @@ struct World {
 }
 
 fn open(dir: &tempfile::TempDir, last_rows_bytes: usize) -> Shard {
+    open_as(dir, last_rows_bytes, ReplicaId(7))
+}
+
+fn open_as(dir: &tempfile::TempDir, last_rows_bytes: usize, replica: ReplicaId) -> Shard {
     let options = ShardOptions {
         disk: Arc::new(RealDisk),
         dir: dir.path().join("shard"),
         shard: ShardId(0),
-        replica: ReplicaId(7),
+        replica,
         flush_bytes: 1 << 20,
         last_rows_bytes,
     };
@@ -103,6 +110,8 @@ impl World {
             model: Model::default(),
             parts: Vec::new(),
             held: Vec::new(),
+            range: HashRange::default(),
+            splits: 0,
             sequence: 0,
             last_rows_bytes,
             asked: 0,
@@ -120,6 +129,13 @@ impl World {
     fn any_table(&mut self) -> Arc<TableSchema> {
         let id = TableId(self.rng.random_range(1..=2));
         table_of(&self.catalog, id)
+    }
+
+    /// Tags of a series that is this shard's.
+    fn own_tags(&mut self, table: &TableSchema) -> Tags {
+        let range = self.range;
+        let tags = (0..1_000).map(|_| self.any_tags(table)).find(|tags| range.contains(hash_of(tags)));
+        tags.expect("the shard keeps some series")
     }
 
     fn any_tags(&mut self, table: &TableSchema) -> Tags {
@@ -162,7 +178,7 @@ impl World {
     fn any_batch(&mut self) -> (PointBatch, Vec<(Tags, i64, Row)>) {
         let table = self.any_table();
         let fields: Vec<(ColumnId, ColumnType)> = table.fields().map(|c| (c.id, field_type(c.kind))).collect();
-        let series: Vec<Tags> = (0..self.rng.random_range(1..6)).map(|_| self.any_tags(&table)).collect();
+        let series: Vec<Tags> = (0..self.rng.random_range(1..6)).map(|_| self.own_tags(&table)).collect();
         let always_all = self.rng.random_bool(0.3);
         let mut rows = Vec::new();
         for _ in 0..self.rng.random_range(1..40) {
@@ -195,7 +211,7 @@ impl World {
                 origin: 5,
                 sequence: self.sequence,
                 arrived: Timestamp(self.sequence as i64),
-                range_version: Epoch(1),
+                range_version: self.range.version,
                 retry_window,
                 batches: made.iter().map(|(batch, _)| batch.clone()).collect(),
             });
@@ -227,11 +243,11 @@ impl World {
             origin: 5,
             sequence: self.sequence,
             arrived: Timestamp(self.sequence as i64),
-            range_version: Epoch(2),
+            range_version: Epoch(self.range.version.0 + 1),
             retry_window: RetryWindow::Day,
             batches: vec![batch],
         };
-        assert_eq!(self.propose(Entry::Write(vec![part])), [Outcome::WrongRange { current: Epoch(1) }]);
+        assert_eq!(self.propose(Entry::Write(vec![part])), [Outcome::WrongRange { current: self.range.version }]);
     }
 
     fn flush(&mut self) {
@@ -271,10 +287,82 @@ impl World {
     }
 
     fn reopen(&mut self) {
+        // Views end with their process: nobody keeps their files any more.
+        self.held.clear();
         self.shard = open(&self.dir, self.last_rows_bytes);
         let first = self.shard.flushed().0.map_or(0, |(_, index)| index.0 + 1);
         for index in first..self.log.len() as u64 {
             self.shard.apply(Term(1), LogIndex(index), &self.log[index as usize]).unwrap();
+        }
+    }
+
+    /// The uppermost device goes to a shard of its own, with its whole history.
+    fn split(&mut self) {
+        let devices = ["d1", "d1\0", "d10", "d2", "a-device-with-a-long-name"].map(|d| hash_of(&vec![Some(d.to_owned())]));
+        let Some(at) = devices.into_iter().filter(|hash| self.range.contains(*hash)).max() else { return };
+        if self.splits == 2 {
+            return;
+        }
+        self.splits += 1;
+        let split = Split { child: ShardId(self.splits), start: self.range.start, at, last: self.range.last, version: self.range.version };
+        let whole = self.model.clone();
+        assert_eq!(self.propose(Entry::Split(split)), [Outcome::Done]);
+        assert_eq!(self.propose(Entry::Split(split)), [Outcome::Ignored], "the range is another by now");
+        let index = LogIndex(self.log.len() as u64 - 2);
+        self.range = split.lower();
+        self.model = whole.within(&split.lower());
+        // Parts that were stored before are known by their version no more.
+        self.parts.clear();
+        for _ in 0..self.rng.random_range(0..4) {
+            self.step_of_a_split();
+        }
+        assert!(self.shard.range() == split.lower());
+        while self.shard.split_off().is_none() {
+            let edit = self.shard.flush(&self.catalog).unwrap().expect("the split has sealed the memtable");
+            assert_eq!(self.propose(Entry::Manifest(edit)), [Outcome::Done]);
+        }
+        for _ in 0..self.rng.random_range(0..4) {
+            self.step_of_a_split();
+        }
+        let off = self.shard.split_off().expect("it stays until the split is done");
+        assert_eq!((off.child, off.index(), off.range()), (split.child, index, split.upper()));
+        let dir = tempfile::tempdir_in(self.dir.path()).unwrap();
+        self.shard.found_split_off(&off, &dir.path().join("shard"), ReplicaId(8), b"members".to_vec()).unwrap();
+        let child = open_as(&dir, self.last_rows_bytes, ReplicaId(8));
+        assert_eq!(child.flushed(), (Some((Term(0), index)), b"members".to_vec()));
+        assert_eq!(child.range(), split.upper());
+        assert_eq!(self.propose(Entry::SplitDone { child: split.child }), [Outcome::Done]);
+        assert_eq!(self.propose(Entry::SplitDone { child: split.child }), [Outcome::Ignored]);
+        // What one of the two compacts away, the other still has.
+        self.compact();
+        let mut upper = whole.within(&split.upper());
+        upper.cutoff = self.model.cutoff;
+        let catalog = self.catalog.clone();
+        for _ in 0..5 {
+            self.ask_view(&child.view(), &upper, &catalog);
+        }
+        let mut next = index;
+        while let Some(edit) = child.compact(&self.catalog, None, true).unwrap() {
+            next = next.next();
+            assert_eq!(child.apply(Term(1), next, &Entry::Manifest(edit)).unwrap(), [Outcome::Done]);
+        }
+        for _ in 0..5 {
+            self.ask_view(&child.view(), &upper, &catalog);
+        }
+        if upper.cutoff.is_none() {
+            let rows: usize = upper.rows.values().map(BTreeMap::len).sum();
+            assert_eq!(child.stats().file_rows, rows as u64, "after a full compaction each row stands once, in its own shard");
+        }
+    }
+
+    fn step_of_a_split(&mut self) {
+        match self.rng.random_range(0..4) {
+            0 => self.write(),
+            1 => self.reopen(),
+            2 => {
+                self.propose(Entry::Seal);
+            }
+            _ => self.ask(),
         }
     }
 
@@ -380,14 +468,25 @@ impl World {
             61..65 => self.reopen(),
             65 => self.retain(),
             66 => self.drop_table(),
-            67..69 => self.add_column(),
+            67 => self.split(),
+            68 => self.add_column(),
             69..72 => self.ask_held(),
             _ => self.ask(),
         }
     }
 }
 
+fn hash_of(tags: &Tags) -> u64 {
+    routing_hash(DATABASE, SeriesKey::new(tags.iter().map(|t| t.as_deref())).as_bytes())
+}
+
 impl Model {
+    fn within(&self, range: &HashRange) -> Model {
+        let mut model = self.clone();
+        model.rows.values_mut().for_each(|rows| rows.retain(|(tags, _), _| range.contains(hash_of(tags))));
+        model
+    }
+
     fn wanted<'a>(&'a self, request: &'a ScanRequest) -> impl Iterator<Item = (&'a (Tags, i64), &'a Row)> {
         let positions: Vec<(usize, &TagFilter)> = request.tags.iter().map(|f| (position(&request.table, f.column).unwrap(), f)).collect();
         self.rows.get(&request.table.id).into_iter().flatten().filter(move |((tags, time), _)| {

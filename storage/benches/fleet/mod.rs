@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampNanosecondArray};
 use model::schema::NewColumn;
-use model::{ColumnType, DatabaseId, LogIndex, ReplicaId, TableId, TableSchema};
+use model::{ColumnType, DatabaseId, Epoch, LogIndex, ReplicaId, TableId, TableSchema};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use storage::disk::RealDisk;
@@ -123,7 +123,8 @@ impl Place {
     pub(crate) fn write(&self, fleet: &Fleet, effort: Effort) -> FileMeta {
         let part = fleet.part as u64;
         let (from, to) = (LogIndex(part * 10), LogIndex(part * 10 + 9));
-        let new = NewFile { database: "default".into(), table: table(), day: Some(DAY), level: 0, from, to, effort };
+        let new =
+            NewFile { database: "default".into(), table: table(), day: Some(DAY), level: 0, from, to, range_version: Epoch(1), effort };
         let mut file = self.files.create(new).expect("a new file");
         fleet.batches.iter().try_for_each(|batch| file.write(batch)).expect("room on the disk");
         file.finish().expect("a verified file")

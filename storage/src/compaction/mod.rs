@@ -17,7 +17,8 @@ use crate::flush::ByDay;
 use crate::manifest::{FileMeta, ManifestEdit};
 use crate::merge;
 use crate::parquet_file::{Effort, NewFile, ParquetFiles};
-use crate::scan::{Rows, ScanRequest};
+use crate::range::HashRange;
+use crate::scan::{Rows, ScanRequest, within};
 
 /// Rows of the batches that are merged: large enough for columns to pay, small enough for the cache.
 const BATCH_ROWS: usize = 8 * 1024;
@@ -25,17 +26,18 @@ const BATCH_ROWS: usize = 8 * 1024;
 const DAYS_AT_ONCE: usize = 32;
 
 /// Runs a plan and gives the edit to propose. `database` and `table` are its table's, `cutoff` the first instant that its
-/// database keeps.
+/// database keeps, `range` the shard's: rows outside of it are left out too.
 pub fn compact(
     files: &Arc<ParquetFiles>,
     plan: &Plan,
     database: Arc<str>,
     table: &Arc<TableSchema>,
     cutoff: Timestamp,
+    range: HashRange,
 ) -> Result<ManifestEdit> {
     let start = Instant::now();
     let mut outputs = Vec::new();
-    let written = write(files, plan, database, table, cutoff, &mut outputs).and_then(|()| files.sync_folders(&outputs));
+    let written = write(files, plan, database, table, (cutoff, range), &mut outputs).and_then(|()| files.sync_folders(&outputs));
     if let Err(error) = written {
         files.remove(outputs.iter().map(|f| f.path.as_str()));
         return Err(error);
@@ -52,19 +54,19 @@ fn write(
     plan: &Plan,
     database: Arc<str>,
     table: &Arc<TableSchema>,
-    cutoff: Timestamp,
+    kept: (Timestamp, HashRange),
     outputs: &mut Vec<FileMeta>,
 ) -> Result<()> {
-    let (from, to) = plan.span();
-    let new = NewFile { database, table: table.clone(), day: None, level: plan.level(), from, to, effort: Effort::Rich };
+    let ((from, to), range_version) = (plan.span(), kept.1.version);
+    let new = NewFile { database, table: table.clone(), day: None, level: plan.level(), from, to, range_version, effort: Effort::Rich };
     match plan.step {
         Step::Expire => Ok(()),
-        Step::Merge(day) => merge_into(files, plan, new, &[day], i64::MIN..=i64::MAX, cutoff, outputs),
-        Step::MergeLate => merge_into(files, plan, new, &[], i64::MIN..=i64::MAX, cutoff, outputs),
+        Step::Merge(day) => merge_into(files, plan, new, &[day], i64::MIN..=i64::MAX, kept, outputs),
+        Step::MergeLate => merge_into(files, plan, new, &[], i64::MIN..=i64::MAX, kept, outputs),
         Step::Cut => plan.days().chunks(DAYS_AT_ONCE).try_for_each(|days| {
             let first = i64::from(days[0]).saturating_mul(Timestamp::DAY);
             let last = i64::from(days[days.len() - 1]).saturating_mul(Timestamp::DAY).saturating_add(Timestamp::DAY - 1);
-            merge_into(files, plan, new.clone(), days, first..=last, cutoff, outputs)
+            merge_into(files, plan, new.clone(), days, first..=last, kept, outputs)
         }),
     }
 }
@@ -76,7 +78,7 @@ fn merge_into(
     new: NewFile,
     days: &[i32],
     times: std::ops::RangeInclusive<i64>,
-    cutoff: Timestamp,
+    (cutoff, range): (Timestamp, HashRange),
     outputs: &mut Vec<FileMeta>,
 ) -> Result<()> {
     let table = new.table.clone();
@@ -89,7 +91,11 @@ fn merge_into(
         batch_rows: BATCH_ROWS,
     };
     // All are opened before the first row is read, so that none can be removed under the merge.
-    let sources = plan.inputs.iter().map(|meta| files.open(meta)?.scan(&request)).collect::<Result<Vec<Rows>>>()?;
+    let sources = plan.inputs.iter().map(|meta| {
+        let rows = files.open(meta)?.scan(&request)?;
+        Ok(if range.is_narrower_than(meta.range_version) { within(range, &table, rows) } else { rows })
+    });
+    let sources = sources.collect::<Result<Vec<Rows>>>()?;
     let mut out = ByDay::with_days(files, new, days);
     for batch in merge::merge(&table, &layout, sources, BATCH_ROWS) {
         out.write(&batch?)?;

@@ -14,6 +14,7 @@ use std::ops::Range;
 use model::{DatabaseId, LogIndex, TableId};
 
 use crate::manifest::FileMeta;
+use crate::range::HashRange;
 
 /// Files of about one size that are worth a merge.
 const FAN_IN: usize = 6;
@@ -85,6 +86,7 @@ pub enum Eagerness {
 pub fn plan<'a>(
     files: impl IntoIterator<Item = &'a FileMeta>,
     cutoffs: &BTreeMap<u32, i64>,
+    range: &HashRange,
     table: Option<TableId>,
     eagerness: Eagerness,
 ) -> Option<Plan> {
@@ -94,11 +96,8 @@ pub fn plan<'a>(
     }
     tables.into_iter().find_map(|(table, mut files)| {
         files.sort_by_key(|f| (f.from, f.to));
-        expired(&files, cutoffs).or_else(|| late(&files, eagerness)).or_else(|| days(&files, eagerness)).map(|(inputs, step)| Plan {
-            table,
-            inputs,
-            step,
-        })
+        let chosen = expired(&files, cutoffs).or_else(|| late(&files, eagerness)).or_else(|| days(&files, eagerness));
+        chosen.or_else(|| wide(&files, range)).map(|(inputs, step)| Plan { table, inputs, step })
     })
 }
 
@@ -113,6 +112,12 @@ fn expired(files: &[&FileMeta], cutoffs: &BTreeMap<u32, i64>) -> Option<Chosen> 
     let cutoff = |database: DatabaseId| cutoffs.get(&database.0).copied().unwrap_or(i64::MIN);
     let expired: Vec<&FileMeta> = files.iter().copied().filter(|f| f.max_time < cutoff(f.database)).collect();
     (!expired.is_empty()).then(|| (owned(&expired), Step::Expire))
+}
+
+/// A file that holds rows of other shards since a split: it is rewritten by itself, which gives their place back.
+fn wide(files: &[&FileMeta], range: &HashRange) -> Option<Chosen> {
+    let file = files.iter().copied().find(|f| range.is_narrower_than(f.range_version))?;
+    Some((owned(&[file]), file.day.map_or(Step::MergeLate, Step::Merge)))
 }
 
 fn late(files: &[&FileMeta], eagerness: Eagerness) -> Option<Chosen> {
@@ -211,7 +216,7 @@ mod tests {
     }
 
     fn next(files: &[FileMeta], eagerness: Eagerness) -> Option<(Vec<u64>, Step)> {
-        let plan = plan(files, &BTreeMap::new(), None, eagerness)?;
+        let plan = plan(files, &BTreeMap::new(), &HashRange::default(), None, eagerness)?;
         Some((plan.inputs.iter().map(|f| f.from.0).collect(), plan.step))
     }
 
@@ -293,7 +298,7 @@ mod tests {
     fn expired_files_go_first_and_only_those_of_their_database() {
         let files = [file("a", 1, 0..=9), file("b", 3, 10..=19)];
         let cutoffs = |database: u32| BTreeMap::from([(database, 2 * Timestamp::DAY)]);
-        let plan_with = |cutoffs| plan(&files, &cutoffs, None, Eagerness::WhenItPays);
+        let plan_with = |cutoffs| plan(&files, &cutoffs, &HashRange::default(), None, Eagerness::WhenItPays);
         assert_eq!(plan_with(cutoffs(2)), None);
         let expired = plan_with(cutoffs(1)).unwrap();
         assert_eq!((expired.step, expired.inputs), (Step::Expire, vec![files[0].clone()]));
@@ -302,7 +307,7 @@ mod tests {
     #[test]
     fn only_the_asked_table_is_looked_at() {
         let files = day_of(&[M; 6]);
-        let of = |table| plan(&files, &BTreeMap::new(), Some(TableId(table)), Eagerness::WhenItPays);
+        let of = |table| plan(&files, &BTreeMap::new(), &HashRange::default(), Some(TableId(table)), Eagerness::WhenItPays);
         assert!(of(1).is_some());
         assert!(of(2).is_none());
     }
@@ -341,7 +346,7 @@ mod tests {
                 let eagerness =
                     if last && full_at_end { Eagerness::UntilEachRowStandsOnce } else { Eagerness::WhenItPays };
                 let mut steps = 0;
-                while let Some(plan) = plan(&live, &BTreeMap::new(), None, eagerness) {
+                while let Some(plan) = plan(&live, &BTreeMap::new(), &HashRange::default(), None, eagerness) {
                     steps += 1;
                     prop_assert!(steps < 1_000, "planning comes to an end");
                     number += 1;
@@ -370,7 +375,7 @@ mod tests {
             for i in 0..flushes {
                 live.push(sized(&format!("f{i}"), 1, i as u64 * 10..=i as u64 * 10 + 9, M));
                 written += M;
-                while let Some(plan) = plan(&live, &BTreeMap::new(), None, Eagerness::WhenItPays) {
+                while let Some(plan) = plan(&live, &BTreeMap::new(), &HashRange::default(), None, Eagerness::WhenItPays) {
                     rewritten += plan.inputs.iter().map(|f| f.rows).sum::<u64>();
                     let new = outputs(&plan, i);
                     live.retain(|f| plan.inputs.iter().all(|input| input.path != f.path));

@@ -417,6 +417,17 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.io()?;
+        let id = state.file(from)?;
+        if state.names.contains_key(to) {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, to.display().to_string()));
+        }
+        state.change(NameChange::Create(to.to_owned(), id));
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.state.lock().remove(path)
     }

@@ -28,6 +28,9 @@ pub trait Disk: Debug + Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Box<dyn WriteFile>>;
     /// Renames within one file system; durable after [`sync_dir`](Disk::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name in the same file system (the name must be free); durable after
+    /// [`sync_dir`](Disk::sync_dir) of its folder. The bytes stay until both names are removed.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder and all that is in it; an absent one is fine. Not in one step: a crash may leave a part.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampNanosecondType};
-use model::{ColumnKind, ColumnType, LogIndex, TableSchema};
+use model::{ColumnKind, ColumnType, Epoch, LogIndex, TableSchema};
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ArrowSchemaConverter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::Compression;
@@ -48,6 +48,8 @@ pub struct NewFile {
     pub from: LogIndex,
     /// Last log index whose rows it may hold.
     pub to: LogIndex,
+    /// The version of the shard's range under which its rows were written, or left out.
+    pub range_version: Epoch,
     /// How well it is packed.
     pub effort: Effort,
 }
@@ -356,6 +358,7 @@ impl FileWriter {
             min_key: std::mem::take(&mut self.keys.0),
             max_key: std::mem::take(&mut self.keys.1),
             schema_version: self.new.table.version,
+            range_version: self.new.range_version,
         };
         let verified = synced.and_then(|()| self.files.verify(&meta));
         if let Err(error) = verified {

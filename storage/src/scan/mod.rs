@@ -9,6 +9,7 @@
 mod key_filter;
 mod sweep;
 pub(crate) mod view;
+mod within;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use model::{ColumnId, ColumnKind, ColumnType, TableSchema};
 pub(crate) use self::key_filter::KeyFilter;
 pub use self::sweep::Sweep;
 pub use self::view::View;
+pub(crate) use self::within::within;
 use crate::Result;
 
 /// A column of a scan's output.

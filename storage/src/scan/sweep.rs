@@ -33,8 +33,7 @@ impl View {
             return Ok(Vec::new());
         }
         let files = self.files_for(&request).map(|f| (f.min_time, f.max_time));
-        let memtables = self.memtables.iter().filter_map(|tables| tables.get(&request.table.id));
-        let memtables = memtables.filter(|rows| rows.may_match(&request)).map(|rows| rows.times());
+        let memtables = self.in_memory(request.table.id).filter(|rows| rows.may_match(&request)).map(|rows| rows.times());
         Ok(cut(&request.times, &files.chain(memtables).collect::<Vec<_>>(), sweep))
     }
 }

@@ -5,18 +5,27 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use model::{LogIndex, TableId};
+use model::{Epoch, LogIndex, TableId};
 
-use super::{KeyFilter, Rows, ScanColumn, ScanRequest};
+use super::{KeyFilter, Rows, ScanColumn, ScanRequest, within};
 use crate::last_rows::{self, LastRows};
 use crate::manifest::FileMeta;
-use crate::memtable::{Captured, Sorted};
+use crate::memtable::{Captured, Sorted, TableRows};
 use crate::merge::{layout, merge};
 use crate::parquet_file::ParquetFiles;
+use crate::range::HashRange;
 use crate::{Error, Result};
 
 /// The live files of each table in their order of writes. A file stays on disk while somebody holds its `Arc`.
 pub(crate) type LiveFiles = Arc<HashMap<TableId, Vec<Arc<FileMeta>>>>;
+
+/// A memtable as a view holds it.
+#[derive(Clone)]
+pub(crate) struct InMemory {
+    pub(crate) tables: Captured,
+    /// The version of the shard's range under which its rows were written.
+    pub(crate) range_version: Epoch,
+}
 
 /// Memtable and files of one shard as of one log index; files stay on disk until it is dropped.
 #[derive(Clone)]
@@ -26,7 +35,9 @@ pub struct View {
     pub(crate) flushed: Option<LogIndex>,
     pub(crate) files: LiveFiles,
     /// Sealed memtables, oldest first, then the active one.
-    pub(crate) memtables: Vec<Captured>,
+    pub(crate) memtables: Vec<InMemory>,
+    /// Rows outside are other shards'.
+    pub(crate) range: HashRange,
     pub(crate) cutoffs: Arc<BTreeMap<u32, i64>>,
     pub(crate) last_rows: LastRows,
     pub(crate) parquet: Arc<ParquetFiles>,
@@ -40,27 +51,38 @@ impl fmt::Debug for View {
 }
 
 /// Something that has rows for a request.
-enum Part {
+struct Part {
+    source: Source,
+    /// `Some`: it is from before a split, and only rows in this range are the shard's.
+    within: Option<HashRange>,
+}
+
+enum Source {
     File(Arc<FileMeta>),
     Memory(Sorted),
 }
 
 impl Part {
     fn keys(&self) -> (&[u8], &[u8]) {
-        match self {
-            Part::File(file) => (&file.min_key, &file.max_key),
-            Part::Memory(rows) => rows.keys().expect("only sources with rows are asked"),
+        match &self.source {
+            Source::File(file) => (&file.min_key, &file.max_key),
+            Source::Memory(rows) => rows.keys().expect("only sources with rows are asked"),
         }
     }
 
+    /// Its rows; laid out for a merge if it is from before a split.
     fn read(self, parquet: &ParquetFiles, request: &ScanRequest) -> Result<Rows> {
-        match self {
-            Part::File(file) => {
+        let rows: Rows = match self.source {
+            Source::File(file) => {
                 let rows = parquet.open(&file)?.scan(request)?;
-                Ok(Box::new(Pinned { rows, _file: file }))
+                Box::new(Pinned { rows, _file: file })
             }
-            Part::Memory(rows) => Ok(rows.read(request)),
-        }
+            Source::Memory(rows) => rows.read(request),
+        };
+        Ok(match self.within {
+            Some(range) => within(range, &request.table, rows),
+            None => rows,
+        })
     }
 }
 
@@ -79,6 +101,16 @@ impl Iterator for Pinned {
 }
 
 impl View {
+    /// The version of the shard's range that it shows.
+    pub fn range_version(&self) -> Epoch {
+        self.range.version
+    }
+
+    /// The shard's range, if what was written under this version may hold rows of others.
+    fn within(&self, version: Epoch) -> Option<HashRange> {
+        self.range.is_narrower_than(version).then_some(self.range)
+    }
+
     /// The last entry that the view shows.
     pub fn applied(&self) -> Option<LogIndex> {
         self.applied
@@ -125,9 +157,10 @@ impl View {
             None if self.files.get(&request.table.id).is_none_or(Vec::is_empty) => {}
             None => return Ok(None),
         }
-        for tables in &self.memtables {
-            if let Some(rows) = tables.get(&request.table.id) {
-                sources.push(rows.newest(&whole).read(&whole));
+        for memtable in &self.memtables {
+            if let Some(rows) = memtable.tables.get(&request.table.id) {
+                let part = Part { source: Source::Memory(rows.newest(&whole)), within: self.within(memtable.range_version) };
+                sources.push(part.read(&self.parquet, &whole)?);
             }
         }
         let merged = merge(&whole.table, &whole.projection, sources, whole.batch_rows);
@@ -140,7 +173,7 @@ impl View {
     pub fn estimate(&self, request: &ScanRequest) -> u64 {
         let Ok(request) = self.visible(request) else { return u64::MAX };
         let files: u64 = self.files_for(&request).map(|f| f.rows).sum();
-        let in_memory = self.memtables.iter().filter_map(|tables| tables.get(&request.table.id));
+        let in_memory = self.in_memory(request.table.id);
         files + in_memory.filter(|rows| rows.may_match(&request)).map(|rows| rows.rows() as u64).sum::<u64>()
     }
 
@@ -149,8 +182,7 @@ impl View {
     pub(super) fn visible(&self, request: &ScanRequest) -> Result<ScanRequest> {
         let table = &request.table;
         let in_files = self.files.get(&table.id).into_iter().flatten().map(|f| f.schema_version);
-        let in_memory = self.memtables.iter().filter_map(|tables| tables.get(&table.id));
-        let in_memory = in_memory.filter(|rows| rows.has_more_tags(table)).map(|rows| rows.schema_version());
+        let in_memory = self.in_memory(table.id).filter(|rows| rows.has_more_tags(table)).map(|rows| rows.schema_version());
         let newest = in_files.chain(in_memory).max().unwrap_or(0);
         if newest > table.version {
             return Err(Error::StaleSchema { table: table.name.clone(), asked: table.version, newest });
@@ -160,6 +192,11 @@ impl View {
             request.times = cutoff.max(*request.times.start())..=*request.times.end();
         }
         Ok(request)
+    }
+
+    /// A table's rows in each memtable.
+    pub(super) fn in_memory(&self, table: TableId) -> impl Iterator<Item = &Arc<TableRows>> {
+        self.memtables.iter().filter_map(move |memtable| memtable.tables.get(&table))
     }
 
     pub(super) fn files_for<'a>(&'a self, request: &'a ScanRequest) -> impl Iterator<Item = &'a Arc<FileMeta>> {
@@ -173,12 +210,13 @@ impl View {
 
     /// Everything that may have rows for the request, in order of writes.
     fn parts(&self, request: &ScanRequest) -> Vec<Part> {
-        let mut parts: Vec<Part> = self.files_for(request).cloned().map(Part::File).collect();
-        for tables in &self.memtables {
-            if let Some(rows) = tables.get(&request.table.id).filter(|rows| rows.may_match(request)) {
+        let file = |file: &Arc<FileMeta>| Part { source: Source::File(file.clone()), within: self.within(file.range_version) };
+        let mut parts: Vec<Part> = self.files_for(request).map(file).collect();
+        for memtable in &self.memtables {
+            if let Some(rows) = memtable.tables.get(&request.table.id).filter(|rows| rows.may_match(request)) {
                 let sorted = rows.sorted(request);
                 if sorted.len() > 0 {
-                    parts.push(Part::Memory(sorted));
+                    parts.push(Part { source: Source::Memory(sorted), within: self.within(memtable.range_version) });
                 }
             }
         }
@@ -213,7 +251,7 @@ fn overlapping(parts: Vec<Part>) -> Vec<Vec<Part>> {
 }
 
 fn read_group(mut group: Vec<Part>, parquet: &ParquetFiles, request: &ScanRequest) -> Result<Rows> {
-    if group.len() == 1 {
+    if group.len() == 1 && group[0].within.is_none() {
         return group.swap_remove(0).read(parquet, request);
     }
     let whole = for_merge(request);

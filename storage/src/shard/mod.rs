@@ -15,6 +15,7 @@
 //! `names` (a file gets its name or loses it), `state` (never held over anything that waits for the disk).
 
 mod files;
+mod split;
 mod state;
 
 use std::collections::HashMap;
@@ -170,6 +171,8 @@ impl Shard {
             }
             Entry::Retention { database, cutoff } => self.state.lock().retain(index, *database, *cutoff),
             Entry::DropTable { table } => self.state.lock().drop_table(index, *table),
+            Entry::Split(split) => self.state.lock().split(term, index, split),
+            Entry::SplitDone { child } => self.state.lock().split_done(index, *child),
         };
         Ok(vec![outcome])
     }
@@ -220,7 +223,7 @@ impl Shard {
             })
         });
         let (term, end) = sealed.end;
-        let files = flush::flush(&self.parquet, sealed.start, end, tables)?;
+        let files = flush::flush(&self.parquet, (sealed.start, end), sealed.range_version, tables)?;
         let last_rows = self.last_rows_after(&view, &sealed, catalog)?;
         let mut state = self.state.lock();
         state.made(&files);
@@ -229,21 +232,24 @@ impl Shard {
     }
 
     /// Runs the next compaction that pays (`full`: until each row stands once, then `None`), and gives the edit to propose.
-    /// Refused while this replica is behind.
+    /// Refused while this replica is behind; while a part is being split off nothing pays, and `full` is refused.
     pub fn compact(&self, catalog: &Catalog, table: Option<TableId>, full: bool) -> Result<Option<ManifestEdit>> {
         let _one_at_a_time = self.compacting.lock();
         self.tidy()?;
         self.refuse_if_behind()?;
+        if self.state.lock().is_splitting() {
+            return if full { Err(Error::Splitting { shard: self.options.shard }) } else { Ok(None) };
+        }
         self.recall(catalog);
         // The view keeps the inputs on disk until their rows are in the output.
         let view = self.view();
         let known = |file: &&Arc<FileMeta>| catalog.table(file.table).is_some();
         let files = view.files.values().flatten().filter(known).map(|file| &**file);
         let eagerness = if full { Eagerness::UntilEachRowStandsOnce } else { Eagerness::WhenItPays };
-        let Some(plan) = compaction::plan(files, &view.cutoffs, table, eagerness) else { return Ok(None) };
+        let Some(plan) = compaction::plan(files, &view.cutoffs, &view.range, table, eagerness) else { return Ok(None) };
         let (database, schema) = catalog.table(plan.table).expect("only files of known tables were offered");
         let cutoff = Timestamp(view.cutoffs.get(&database.id.0).copied().unwrap_or(i64::MIN));
-        let edit = compaction::compact(&self.parquet, &plan, database.name.clone(), schema, cutoff)?;
+        let edit = compaction::compact(&self.parquet, &plan, database.name.clone(), schema, cutoff, view.range)?;
         self.state.lock().made(edit.files());
         Ok(Some(edit))
     }
@@ -392,7 +398,7 @@ impl Shard {
             let in_files = View { memtables: Vec::new(), ..view.clone() };
             let newest = in_files.scan(&whole(schema)).and_then(|rows| TableLastRows::of(schema, rows, self.options.last_rows_bytes));
             match newest {
-                Ok(newest) => self.state.lock().recalled(id, view.flushed, newest.map(Arc::new), self.options.last_rows_bytes),
+                Ok(newest) => self.state.lock().recalled(id, &view, newest.map(Arc::new), self.options.last_rows_bytes),
                 Err(error) => {
                     tracing::warn!(shard = %self.options.shard, table = %id, %error, "the newest rows of a table could not be read")
                 }
@@ -405,6 +411,11 @@ impl Shard {
         let mut after = HashMap::new();
         for (&id, rows) in sealed.tables.iter() {
             let Some((_, schema)) = catalog.table(id) else { continue };
+            if view.range.is_narrower_than(sealed.range_version) {
+                // It holds other shards' series too.
+                after.insert(id, None);
+                continue;
+            }
             let request = whole(schema);
             let mut sources: Vec<Rows> = Vec::new();
             match view.last_rows.get(&id) {

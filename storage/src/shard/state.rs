@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
-use model::{DatabaseId, DecodeError, Epoch, LogIndex, TableId, Term, Timestamp};
+use model::{DatabaseId, DecodeError, Epoch, LogIndex, ShardId, TableId, Term, Timestamp};
 
 use super::ShardStats;
 use crate::entry::{Outcome, WritePart};
@@ -15,12 +15,10 @@ use crate::last_rows::{LastRows, TableLastRows};
 use crate::manifest::{FileMeta, Manifest, ManifestEdit};
 use crate::memtable::{Captured, Memtable};
 use crate::parquet_file::{Leaving, ParquetFiles};
+use crate::range::{HashRange, Split, SplitOff};
 use crate::retries::Retries;
 use crate::scan::View;
-use crate::scan::view::LiveFiles;
-
-/// The version of the shard's range. Ranges do not change before shards can be split.
-const RANGE_VERSION: Epoch = Epoch(1);
+use crate::scan::view::{InMemory, LiveFiles};
 
 /// A memtable that was closed at an index, and the rest of the state as of that index.
 #[derive(Clone, Debug)]
@@ -30,8 +28,14 @@ pub(super) struct Sealed {
     /// The seal's term and index.
     pub(super) end: (Term, LogIndex),
     pub(super) tables: Captured,
+    /// The version of the range under which its rows were written.
+    pub(super) range_version: Epoch,
     rows: usize,
     bytes: usize,
+    /// The range from its end on.
+    range: HashRange,
+    /// The split that it was closed by, if any.
+    split: Option<Split>,
     membership: Vec<u8>,
     retries: Retries,
     encoded_retries: OnceLock<Vec<u8>>,
@@ -67,6 +71,8 @@ struct Behind {
 
 pub(super) struct State {
     applied: Option<LogIndex>,
+    /// What the shard keeps; what it holds from before may be wider.
+    range: HashRange,
     active: Memtable,
     /// The first index whose rows the active memtable may hold.
     active_start: LogIndex,
@@ -110,6 +116,7 @@ impl State {
         let flushed = manifest.flushed.map(|(_, index)| index);
         let mut state = State {
             applied: flushed,
+            range: manifest.range,
             active: Memtable::default(),
             active_start: flushed.map_or(LogIndex(0), LogIndex::next),
             sealed: VecDeque::new(),
@@ -173,8 +180,8 @@ impl State {
 
     fn write_part(&mut self, part: &WritePart) -> Outcome {
         self.now = self.now.max(Some(part.arrived));
-        if part.range_version != RANGE_VERSION {
-            return Outcome::WrongRange { current: RANGE_VERSION };
+        if part.range_version != self.range.version {
+            return Outcome::WrongRange { current: self.range.version };
         }
         if let Some(first) = self.retries.known(part) {
             return first;
@@ -190,19 +197,71 @@ impl State {
 
     pub(super) fn seal(&mut self, term: Term, index: LogIndex) -> Outcome {
         self.begin(index);
+        self.close_memtable(term, index, self.range.version, None);
+        Outcome::Done
+    }
+
+    fn close_memtable(&mut self, term: Term, index: LogIndex, range_version: Epoch, split: Option<Split>) {
         let memtable = std::mem::take(&mut self.active);
         self.sealed.push_back(Arc::new(Sealed {
             start: self.active_start,
             end: (term, index),
             tables: memtable.capture(),
+            range_version,
             rows: memtable.rows(),
             bytes: memtable.bytes(),
+            range: self.range,
+            split,
             membership: self.membership.clone(),
             retries: self.retries.clone(),
             encoded_retries: OnceLock::new(),
         }));
         self.active_start = index.next();
+    }
+
+    /// The range becomes the lower half. Rows of the upper half stay where they are, hidden, until compactions leave them out.
+    pub(super) fn split(&mut self, term: Term, index: LogIndex, split: &Split) -> Outcome {
+        self.begin(index);
+        if !split.fits(&self.range) || self.is_splitting() {
+            return Outcome::Ignored;
+        }
+        let before = self.range.version;
+        self.range = split.lower();
+        self.close_memtable(term, index, before, Some(*split));
+        // Newest rows that are at hand are both halves'.
+        self.last_rows = LastRows::default();
+        self.expected = None;
+        self.unsure = self.live.keys().copied().filter(|table| !self.too_large.contains(table)).collect();
         Outcome::Done
+    }
+
+    /// What was split off has a shard of its own that keeps it.
+    pub(super) fn split_done(&mut self, index: LogIndex, child: ShardId) -> Outcome {
+        self.begin(index);
+        if self.has_effect_of(index) {
+            return Outcome::Done;
+        }
+        if self.manifest.split.take_if(|split| split.child == child).is_none() {
+            return Outcome::Ignored;
+        }
+        self.changed();
+        Outcome::Done
+    }
+
+    /// Whether a part was split off that this shard still has to keep.
+    pub(super) fn is_splitting(&self) -> bool {
+        // While behind, memtables stay that the manifest has in files already.
+        let flushed = self.manifest.flushed.map(|(_, index)| index);
+        self.manifest.split.is_some() || self.sealed.iter().any(|sealed| sealed.split.is_some() && Some(sealed.end.1) > flushed)
+    }
+
+    /// What was split off, once it is in files and these are here.
+    pub(super) fn split_off(&self) -> Option<&SplitOff> {
+        self.manifest.split.as_deref().filter(|_| self.behind.is_none())
+    }
+
+    pub(super) fn range(&self) -> HashRange {
+        self.range
     }
 
     pub(super) fn other(&mut self, index: LogIndex, membership: Option<Vec<u8>>) {
@@ -325,6 +384,7 @@ impl State {
     fn settle(&mut self, place: usize) -> Vec<FileMeta> {
         let sealed = self.sealed[place].clone();
         let manifest = &mut self.manifest;
+        manifest.range = sealed.range;
         manifest.membership.clone_from(&sealed.membership);
         manifest.retries.clone_from(sealed.retries());
         let gone = |file: &&FileMeta| manifest.dropped.get(&file.table.0).is_some_and(|&at| file.to.0 <= at);
@@ -332,6 +392,14 @@ impl State {
         for file in &dropped {
             manifest.files.remove(&file.path);
             manifest.dropped_files.insert(file.path.clone());
+        }
+        if let Some(split) = sealed.split {
+            let index = sealed.end.1;
+            // Its log begins with this state and knows no term yet.
+            let flushed = Some((Term(0), index));
+            let own = Manifest { flushed, as_of: Some(index), range: split.upper(), version: 0, split: None, ..manifest.clone() };
+            let own = Manifest { dropped_files: BTreeSet::new(), ..own };
+            manifest.split = Some(Box::new(SplitOff { child: split.child, manifest: own }));
         }
         dropped
     }
@@ -385,6 +453,7 @@ impl State {
     pub(super) fn install(&mut self, manifest: Manifest, retries: Retries) {
         let flushed = manifest.flushed.map(|(_, index)| index);
         self.applied = flushed;
+        self.range = manifest.range;
         self.active = Memtable::default();
         self.active_start = flushed.map_or(LogIndex(0), LogIndex::next);
         self.sealed.clear();
@@ -458,17 +527,19 @@ impl State {
         std::mem::take(&mut self.unsure)
     }
 
-    /// Takes the newest rows of a table as its files had them when they reached `flushed`; `None`: they are too large.
-    pub(super) fn recalled(&mut self, table: TableId, flushed: Option<LogIndex>, rows: Option<Arc<TableLastRows>>, max_bytes: usize) {
+    /// Takes the newest rows of a table as its files had them in a view; `None`: they are too large.
+    pub(super) fn recalled(&mut self, table: TableId, view: &View, rows: Option<Arc<TableLastRows>>, max_bytes: usize) {
+        let flushed = view.flushed;
         let Some(rows) = rows else {
             self.too_large.insert(table);
             return;
         };
         let dropped = self.manifest.dropped.get(&table.0).is_some_and(|&at| flushed.is_none_or(|flushed| at > flushed.0));
-        if self.held().flushed.map(|(_, index)| index) == flushed && !dropped {
+        let as_now = self.held().flushed.map(|(_, index)| index) == flushed && self.range.version == view.range.version;
+        if as_now && !dropped {
             self.keep_last_rows(table, rows, max_bytes);
         } else if !dropped {
-            // A flush came between: next time.
+            // A flush or a split came between: next time.
             self.unsure.insert(table);
         }
     }
@@ -560,11 +631,17 @@ impl State {
             applied: self.applied,
             flushed: self.held().flushed.map(|(_, index)| index),
             files: self.live.clone(),
-            memtables: self.sealed.iter().map(|s| s.tables.clone()).chain([self.active.capture()]).collect(),
+            memtables: self.memtables().collect(),
+            range: self.range,
             cutoffs: self.cutoffs.clone(),
             last_rows: self.last_rows.clone(),
             parquet,
         }
+    }
+
+    fn memtables(&self) -> impl Iterator<Item = InMemory> {
+        let sealed = self.sealed.iter().map(|s| InMemory { tables: s.tables.clone(), range_version: s.range_version });
+        sealed.chain([InMemory { tables: self.active.capture(), range_version: self.range.version }])
     }
 
     pub(super) fn active_bytes(&self) -> usize {

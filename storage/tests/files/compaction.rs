@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use model::Timestamp;
 use proptest::prelude::*;
+use storage::HashRange;
 use storage::Result;
 use storage::compaction::{Eagerness, Step, compact, plan};
 use storage::disk::FaultyDisk;
@@ -21,8 +22,8 @@ fn live(flushed: Vec<FileMeta>) -> Manifest {
 
 /// Runs the next plan and applies its edit; `None`: nothing to do.
 fn step(files: &std::sync::Arc<ParquetFiles>, manifest: &mut Manifest, eagerness: Eagerness, cutoff: i64) -> Option<Result<Step>> {
-    let plan = plan(manifest.files.values(), &manifest.cutoffs, None, eagerness)?;
-    let edit: Result<ManifestEdit> = compact(files, &plan, "default".into(), &table(), Timestamp(cutoff));
+    let plan = plan(manifest.files.values(), &manifest.cutoffs, &HashRange::default(), None, eagerness)?;
+    let edit: Result<ManifestEdit> = compact(files, &plan, "default".into(), &table(), Timestamp(cutoff), HashRange::default());
     Some(edit.map(|edit| {
         let left = manifest.apply_edit(&edit).expect("its inputs are live");
         files.remove(left.iter().map(|f| f.path.as_str()));
@@ -97,9 +98,9 @@ fn a_compaction_that_fails_at_any_io_leaves_its_inputs_and_nothing_else() {
             let before = names(&disk);
             // A fresh handle, so that opening the inputs is tried too.
             let files = files_on(&disk);
-            let plan = plan(manifest.files.values(), &manifest.cutoffs, None, EAGER).unwrap();
+            let plan = plan(manifest.files.values(), &manifest.cutoffs, &HashRange::default(), None, EAGER).unwrap();
             disk.fail_once(n, kind);
-            let edit = compact(&files, &plan, "default".into(), &table(), Timestamp(i64::MIN));
+            let edit = compact(&files, &plan, "default".into(), &table(), Timestamp(i64::MIN), HashRange::default());
             disk.heal();
             match edit {
                 Ok(edit) => {
@@ -128,8 +129,8 @@ fn a_damaged_input_stops_the_compaction_and_is_not_spread() {
     flushed.extend(flush_rows(&files, &random_rows(2, 60, today()), 10..=19).unwrap());
     let manifest = live(flushed.clone());
     disk.flip_bit(&std::path::Path::new(DIR).join(&flushed[1].path), flushed[1].bytes / 2, 4);
-    let plan = plan(manifest.files.values(), &manifest.cutoffs, None, EAGER).unwrap();
-    let error = compact(&files, &plan, "default".into(), &table(), Timestamp(i64::MIN)).unwrap_err();
+    let plan = plan(manifest.files.values(), &manifest.cutoffs, &HashRange::default(), None, EAGER).unwrap();
+    let error = compact(&files, &plan, "default".into(), &table(), Timestamp(i64::MIN), HashRange::default()).unwrap_err();
     assert!(matches!(&error, storage::Error::Corrupt { .. }) && error.to_string().contains(&flushed[1].path), "{error}");
     assert_eq!(files.list().unwrap().len(), 2);
 }

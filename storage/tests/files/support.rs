@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Float64Type, Int64Type, TimestampNanosecondType, UInt64Type};
 use model::schema::NewColumn;
-use model::{ColumnType, DatabaseId, LogIndex, ReplicaId, SeriesKey, TableId, TableSchema, Timestamp};
+use model::{ColumnType, DatabaseId, Epoch, LogIndex, ReplicaId, SeriesKey, TableId, TableSchema, Timestamp};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -156,7 +156,16 @@ pub(crate) fn everything() -> ScanRequest {
 
 /// Writes the rows as one file.
 pub(crate) fn write(files: &Arc<ParquetFiles>, rows: &Model, day: Option<i32>, effort: Effort) -> Result<FileMeta> {
-    let new = NewFile { database: "default".into(), table: table(), day, level: 0, from: LogIndex(0), to: LogIndex(9), effort };
+    let new = NewFile {
+        database: "default".into(),
+        table: table(),
+        day,
+        level: 0,
+        from: LogIndex(0),
+        to: LogIndex(9),
+        range_version: Epoch(1),
+        effort,
+    };
     let mut file = files.create(new)?;
     for batch in batches(rows, 777) {
         file.write(&batch)?;
@@ -174,7 +183,7 @@ pub(crate) fn flush_rows(files: &Arc<ParquetFiles>, rows: &Model, span: RangeInc
     }
     let rows: Rows = Box::new(batches(rows, 100).into_iter().map(Ok));
     let table = FlushTable { database: "default".into(), schema: table(), days, rows };
-    flush(files, LogIndex(*span.start()), LogIndex(*span.end()), [Ok(table)])
+    flush(files, (LogIndex(*span.start()), LogIndex(*span.end())), Epoch(1), [Ok(table)])
 }
 
 /// All rows of a file.

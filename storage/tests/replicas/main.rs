@@ -3,4 +3,5 @@
 mod adopt;
 mod random;
 mod receive;
+mod split;
 mod support;
