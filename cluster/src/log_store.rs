@@ -98,6 +98,16 @@ impl Recent {
         Some(found)
     }
 
+    /// A purge may go beyond the end (a snapshot was installed): what comes then does not follow on what was here.
+    fn forget_to(&mut self, last: u64) {
+        while let Some(oldest) = self.entries.front()
+            && oldest.log_id.index <= last
+        {
+            self.bytes -= bytes_of(oldest);
+            self.entries.pop_front();
+        }
+    }
+
     fn forget_from(&mut self, from: u64) {
         while let Some(newest) = self.entries.back()
             && newest.log_id.index >= from
@@ -354,6 +364,7 @@ impl RaftLogStorage<Types> for LogStore {
         *hard = new;
         wal.purge(LogIndex(upto.index + 1)).map_err(|e| self.log.failed(e))?;
         let mut recent = self.log.recent.lock();
+        recent.forget_to(upto.index);
         recent.last = recent.last.max(Some(upto));
         Ok(())
     }
@@ -371,4 +382,22 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_at_hand_has_no_gap_after_a_purge_beyond_the_end() {
+        let mut recent = Recent::default();
+        let entry = |index| RaftEntry { log_id: log_id(Term(1), LogIndex(index)), payload: EntryPayload::Blank };
+        (0..2).for_each(|index| recent.push(entry(index)));
+        recent.forget_to(12);
+        recent.last = Some(log_id(Term(1), LogIndex(12)));
+        (13..15).for_each(|index| recent.push(entry(index)));
+        let found = recent.get(13, 15, 1_000).expect("they are at hand");
+        assert_eq!(found.iter().map(|e| e.log_id.index).collect::<Vec<_>>(), [13, 14]);
+        assert!(recent.get(1, 15, 1_000).is_none(), "what is not at hand is read from the disk");
+    }
 }
