@@ -113,6 +113,12 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
+    /// The shard has another range than the asker knew: it was split, or its replica here has not heard of it yet.
+    #[error("shard {shard} has another range by now: it was split a moment ago")]
+    RangeChanged {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The outcome of a write is not known: it may or may not be stored.
     #[error("the outcome of a write to shard {shard} is unknown: {why}")]
     Unknown {
@@ -162,6 +168,7 @@ impl Error {
         match self {
             Error::NoLeader { shard } => Error::NoLeader { shard: *shard },
             Error::NotHere { shard, leader } => Error::NotHere { shard: *shard, leader: *leader },
+            Error::RangeChanged { shard } => Error::RangeChanged { shard: *shard },
             Error::NoMetadataLeader { why } => Error::NoMetadataLeader { why: why.clone() },
             Error::Unreachable { node, why } => Error::Unreachable { node: node.clone(), why: why.clone() },
             Error::PeerFailed { node, why } => Error::PeerFailed { node: node.clone(), why: why.clone() },
@@ -186,6 +193,7 @@ impl Error {
             | Error::NoToken { .. }
             | Error::NoAdminLeft => ErrorKind::YourRequest,
             Error::NoLeader { .. }
+            | Error::RangeChanged { .. }
             | Error::Unknown { .. }
             | Error::Overloaded { .. }
             | Error::Busy { .. }

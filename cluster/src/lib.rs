@@ -12,6 +12,7 @@
 //! | `upkeep`, `files`, `cutoffs` | seal, flush, let go of the log, compact; files between replicas; what is too old |
 //! | `metadata` | what all nodes agree on: databases, tables, columns, nodes, shards, places |
 //! | [`shard_map`], `placement`, `members` | device to shard; where replicas should be; making it so |
+//! | `split`, `moves` | one range becoming two; what is and was on its way |
 //! | [`peer`], `network`, `switchboard` | what nodes say to each other; raft's part of it; who a request is put through to |
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
 //! | [`trace`] | the trace that a request belongs to, on its way to other nodes |
@@ -32,6 +33,7 @@ mod log_store;
 mod members;
 mod metadata;
 pub mod metrics;
+mod moves;
 mod network;
 pub mod node;
 pub mod nodes;
@@ -42,6 +44,7 @@ mod replica;
 mod residents;
 mod room;
 pub mod shard_map;
+mod split;
 mod stale;
 mod start;
 mod state_file;
@@ -53,6 +56,7 @@ mod upkeep;
 
 pub use error::Error;
 pub use metrics::Metrics;
+pub use moves::{Move, MoveKind, MoveState};
 pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, PeerOptions, ShardStatus};
 pub use nodes::{NodeInfo, NodeState, Roles};
 pub use shard_map::ShardMap;

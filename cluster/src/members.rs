@@ -19,6 +19,7 @@ use crate::forward::Leading;
 use crate::group::{GroupId, Member, Types};
 use crate::metadata::State;
 use crate::metadata::command::Command;
+use crate::moves::MoveKind;
 use crate::node::Cluster;
 use crate::nodes::NodeState;
 use crate::peer::Lane;
@@ -197,11 +198,16 @@ impl Cluster {
             if voters != placement.replicas.iter().copied().collect() {
                 return Ok(());
             }
+            if state.moves.running(MoveKind::Move, shard).is_some() {
+                let (replicas, at) = (placement.replicas.clone(), (self.shared.options.clock)());
+                self.metadata.decide(Command::Placed { shard, replicas, at }).await?;
+            }
         }
         if let Some((shard, replicas)) = placement::next(&state.placements, &state.nodes, &may_hold, state.replication) {
             tracing::info!(%shard, ?replicas, "a shard's replicas get other places");
             let were = state.placements[&shard].replicas.clone();
-            self.metadata.decide(Command::Place { shard, were, replicas }).await?;
+            let asked = Some((self.shared.options.clock)());
+            self.metadata.decide(Command::Place { shard, were, replicas, asked }).await?;
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ use crate::group::GroupId;
 use crate::metadata::command::{Command, Decided};
 use crate::metadata::{Metadata, missing};
 use crate::metrics::Metrics;
+use crate::moves::Move;
 use crate::nodes::{NodeInfo, NodeState, Roles};
 use crate::peer::{Lane, PeerDoor, Peers};
 use crate::residents::{Residents, Served};
@@ -242,10 +243,16 @@ impl Cluster {
     /// Says where a shard's replicas should be, if they should still be where the asker thought. Returns once that is
     /// decided; the replicas then move by themselves.
     pub async fn place(&self, shard: ShardId, were: Vec<NodeId>, replicas: Vec<NodeId>) -> Result<()> {
-        match self.metadata.decide(Command::Place { shard, were, replicas }).await? {
+        let asked = Some((self.shared.options.clock)());
+        match self.metadata.decide(Command::Place { shard, were, replicas, asked }).await? {
             Decided::Outdated => Err(Error::Outdated { what: format!("the replicas of shard {shard} have other places") }),
             other => expect_done(other, "", None),
         }
+    }
+
+    /// What is and was on its way: replicas to other places, shards to be split.
+    pub fn moves(&self) -> Vec<Move> {
+        self.metadata.state().moves.lines().to_vec()
     }
 
     /// The databases, tables and columns as this node knows them now; cheap.
@@ -612,7 +619,7 @@ impl Drop for Cluster {
 /// The error that a decision means, if it means one; `database` is the name that was decided on, of a token too.
 fn expect_done(decided: Decided, database: &str, table: Option<&str>) -> Result<()> {
     match decided {
-        Decided::Done | Decided::Added { .. } | Decided::Dropped { .. } => Ok(()),
+        Decided::Done | Decided::Added { .. } | Decided::Dropped { .. } | Decided::SplitOff { .. } => Ok(()),
         Decided::Schema(error) => Err(Error::Schema(error)),
         Decided::NoDatabase => Err(Error::NoDatabase { name: database.to_owned() }),
         Decided::TokenExists => Err(Error::TokenExists { name: database.to_owned() }),

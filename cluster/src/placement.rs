@@ -19,7 +19,7 @@ pub(crate) fn found(shards: &ShardMap, storage: &[NodeId], replication: u32) -> 
     let count = (replication.max(1) as usize).min(storage.len());
     let place = |(i, shard): (usize, ShardId)| {
         let replicas: Vec<NodeId> = (0..count).map(|r| storage[(i + r) % storage.len()]).collect();
-        (shard, Placement { founders: replicas.clone(), replicas })
+        (shard, Placement { founders: replicas.clone(), replicas, split_from: None })
     };
     shards.ranges.iter().map(|range| range.shard).enumerate().map(place).collect()
 }

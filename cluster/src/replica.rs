@@ -435,8 +435,9 @@ fn bytes_of(part: &WritePart) -> usize {
     PART_OVERHEAD_BYTES + part.batches.iter().map(|b| b.encoded_len_bound() + 8).sum::<usize>()
 }
 
-/// Cuts a part into pieces that fit an entry each. The cut depends on the part alone. The first piece keeps the origin,
-/// the others get origins made from it, so that each piece is known again when it is repeated.
+/// Cuts a part into pieces that fit an entry each. The cut depends on the part alone. Each piece gets an origin made from the
+/// part's, so that it is known again when it is repeated; and from the version of the range, because after a split
+/// the same request is cut into other pieces.
 fn cut(part: WritePart) -> Vec<WritePart> {
     let mut lists: Vec<Vec<PointBatch>> = Vec::new();
     let mut room = 0;
@@ -456,11 +457,11 @@ fn cut(part: WritePart) -> Vec<WritePart> {
         room = room.saturating_sub(bytes);
         lists.last_mut().expect("just made").push(batch);
     }
+    let mut origin = [0; 24];
+    origin[..16].copy_from_slice(&part.origin.to_le_bytes());
+    origin[16..].copy_from_slice(&part.range_version.0.to_le_bytes());
     let piece = |(i, batches): (usize, Vec<PointBatch>)| WritePart {
-        origin: match i {
-            0 => part.origin,
-            _ => xxh3_128_with_seed(&part.origin.to_le_bytes(), i as u64),
-        },
+        origin: xxh3_128_with_seed(&origin, i as u64),
         sequence: part.sequence,
         arrived: part.arrived,
         range_version: part.range_version,
@@ -517,11 +518,11 @@ mod tests {
     fn a_retry_is_cut_alike_and_each_piece_has_its_own_origin() {
         let pieces = cut(part(vec![batch(1, 200_000)]));
         assert_eq!(pieces, cut(part(vec![batch(1, 200_000)])));
-        assert_eq!(pieces[0].origin, 7);
-        let mut origins: Vec<u128> = pieces.iter().map(|p| p.origin).collect();
+        let after_a_split = cut(WritePart { range_version: Epoch(2), ..part(vec![batch(1, 200_000)]) });
+        let mut origins: Vec<u128> = pieces.iter().chain(&after_a_split).map(|p| p.origin).chain([7]).collect();
         origins.sort_unstable();
         origins.dedup();
-        assert_eq!(origins.len(), pieces.len());
+        assert_eq!(origins.len(), pieces.len() + after_a_split.len() + 1);
     }
 
     #[test]

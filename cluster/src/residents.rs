@@ -114,6 +114,10 @@ impl Cluster {
         let me = self.node_id();
         let missing: Vec<(ShardId, Placement)> = (state.placements.iter())
             .filter(|(shard, placement)| placement.replicas.contains(&me) && self.residents.get(**shard).is_none())
+            .filter(|(shard, placement)| match placement.split_from {
+                Some(from) => self.has_replica_of(**shard) || self.may_open_empty(from, &state),
+                None => true,
+            })
             .map(|(shard, placement)| (*shard, placement.clone()))
             .collect();
         let opening = missing.into_iter().map(|(shard, placement)| {

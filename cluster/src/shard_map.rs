@@ -41,6 +41,23 @@ impl ShardMap {
         ShardMap { epoch: Epoch(1), ranges }
     }
 
+    /// A shard's range.
+    pub fn range_of_shard(&self, shard: ShardId) -> Option<&ShardRange> {
+        self.ranges.iter().find(|range| range.shard == shard)
+    }
+
+    /// The upper part of a shard's range, from `at` on, becomes another shard's; both parts have the next version.
+    pub(crate) fn split(&mut self, shard: ShardId, child: ShardId, at: u64) {
+        let place = self.ranges.iter().position(|range| range.shard == shard).expect("a shard of the map is split");
+        let lower = &mut self.ranges[place];
+        assert!(lower.start < at && at <= lower.last, "a range is split inside");
+        let upper = ShardRange { shard: child, start: at, last: lower.last, version: Epoch(lower.version.0 + 1) };
+        lower.last = at - 1;
+        lower.version = upper.version;
+        self.ranges.insert(place + 1, upper);
+        self.epoch = Epoch(self.epoch.0 + 1);
+    }
+
     /// The range that a routing hash ([`model::routing_hash`]) lies in.
     #[inline]
     pub fn range_of(&self, hash: u64) -> &ShardRange {
@@ -57,6 +74,17 @@ impl ShardMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_split_leaves_neither_gap_nor_overlap() {
+        let mut map = ShardMap::even(2);
+        let at = map.ranges[1].start + 5;
+        map.split(ShardId(1), ShardId(2), at);
+        map.split(ShardId(0), ShardId(3), 7);
+        assert_eq!(map.ranges.iter().map(|r| (r.shard.0, r.version.0)).collect::<Vec<_>>(), [(0, 2), (3, 2), (1, 2), (2, 2)]);
+        assert!(map.ranges.windows(2).all(|pair| pair[0].last + 1 == pair[1].start));
+        assert_eq!((map.range_of(at).shard, map.range_of(at - 1).shard, map.epoch), (ShardId(2), ShardId(1), Epoch(3)));
+    }
 
     #[test]
     fn every_hash_has_one_shard() {

@@ -37,6 +37,7 @@ use crate::replica::{Replica, ReplicaParts};
 use crate::residents::{self, Residents, Served};
 use crate::room::Room;
 use crate::shard_map::ShardMap;
+use crate::split;
 use crate::state_machine::{Progress, ShardMachine};
 use crate::switchboard::{GroupHandle, Switchboard};
 use crate::upkeep::Upkeep;
@@ -147,6 +148,7 @@ async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> 
     }
     cluster.open_placed().await;
     tokio::spawn(residents::keep(Arc::downgrade(&cluster)));
+    tokio::spawn(split::keep(Arc::downgrade(&cluster)));
     if shared.switchboard.is_some() {
         tokio::spawn(members::keep(Arc::downgrade(&cluster)));
         cluster.wait_for_leaders(LEADERS_TIMEOUT).await;
@@ -390,7 +392,7 @@ impl Shared {
         let state = metadata.state().clone();
         let known = placement.founders.iter().filter_map(|id| state.nodes.get(id).cloned());
         let founders = self.founders(group, known);
-        let founding = match placement.founders.first() == Some(&node) {
+        let founding = match placement.founders.first() == Some(&node) && placement.split_from.is_none() {
             true => Founding::With(founders.clone()),
             false => Founding::Wait,
         };

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cluster::shard_map::ShardRange;
 use cluster::{Outcome, RetryWindow, ShardMap, WritePart};
-use model::{DatabaseSchema, ErrorKind, PointBatch, ShardId, Timestamp};
+use model::{DatabaseSchema, ErrorKind, ShardId, Timestamp};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::Ingest;
@@ -41,8 +41,11 @@ const LARGE_BODY_BYTES: usize = 4 << 20;
 /// Times that new columns are asked for: should others keep changing the same tables meanwhile, the request gives up.
 const AGREEMENTS: usize = 4;
 
-/// Times that rows are routed: the second time by the map that made the first one stale.
-const ROUTES: usize = 2;
+/// Times that rows are routed: again by the map that made the one before stale.
+const ROUTES: usize = 4;
+
+/// How long rows wait for the new map of a shard that is being split.
+const SPLIT_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Ingest {
     /// Stores the points of `body`. Returns when each is durable and visible, or refused, or when that cannot be said.
@@ -71,6 +74,9 @@ impl Ingest {
                 written.stored = parsed.rows > 0;
                 self.metrics.observe(started.elapsed());
                 return Ok(written);
+            }
+            if !self.cluster.wait_for_other_ranges(&changed, SPLIT_PATIENCE).await {
+                return Err(Error::Moving { shard: changed[0].shard });
             }
             rows = Rows::In(changed);
         }
@@ -143,10 +149,11 @@ impl Ingest {
         arrived: Timestamp,
     ) -> Result<Vec<ShardRange>, Error> {
         let map: Arc<ShardMap> = self.cluster.shard_map();
+        let sequence_of_key = origin.map(|_| sequence_of(&batches));
         let mut writes = Vec::new();
         for ShardPart { range, batches } in route(batches, &map, rows) {
-            let (origin, sequence, retry_window) = match origin {
-                Some(origin) => (origin, sequence_of(&batches), RetryWindow::Day),
+            let (origin, sequence, retry_window) = match origin.zip(sequence_of_key) {
+                Some((origin, sequence)) => (origin, sequence, RetryWindow::Day),
                 None => (self.options.origin, self.next_sequence.fetch_add(1, Relaxed), RetryWindow::Recent),
             };
             let part = WritePart { origin, sequence, arrived, range_version: range.version, retry_window, batches };
@@ -211,9 +218,16 @@ fn origin_of(request: &WriteRequest, key: &str, body: &[u8]) -> u128 {
     hash.digest128()
 }
 
-/// The number of one part of a request that has a key. A retry has the same rows for the same shard and gets the same
-/// number; should it not (a retention has refused some lines since), other rows get another number and are stored, not
-/// lost. Times are left out: points that bring none get new ones.
-fn sequence_of(batches: &[PointBatch]) -> u64 {
-    batches.iter().fold(0, |seed, batch| xxh3_64_with_seed(&batch.keys, seed ^ batch.rows() as u64))
+/// The number of each part of a request that has a key: of all its rows, so that it is the same however shards are split
+/// until a retry comes. A retry has the same rows and gets the same number; should it not (a retention has refused some
+/// lines since), other rows get another number and are stored, not lost. Times are left out: points that bring none get
+/// new ones.
+fn sequence_of(batches: &[ParsedBatch]) -> u64 {
+    let mut sum = 0_u64;
+    // A sum: how the series are spread over batches is the shard map's affair.
+    for ParsedBatch { batch, .. } in batches {
+        let keys = (0..batch.series()).map(|series| xxh3_64_with_seed(batch.key(series), batch.table.0.into()));
+        sum = keys.fold(sum.wrapping_add((batch.rows() as u64) << 32), u64::wrapping_add);
+    }
+    sum
 }

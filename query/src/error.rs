@@ -272,6 +272,7 @@ impl Error {
             Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => {
                 Error::Elsewhere { shard: *shard, why: self.to_string() }
             }
+            Error::Cluster(cluster::Error::RangeChanged { shard }) => cluster::Error::RangeChanged { shard: *shard }.into(),
             Error::Lost { node, why } => Error::Lost { node: *node, why: why.clone() },
             Error::StaleSchema { message } => Error::StaleSchema { message: message.clone() },
             Error::Storage(e @ storage::Error::StaleSchema { .. }) => Error::StaleSchema { message: e.to_string() },

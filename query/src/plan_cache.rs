@@ -98,7 +98,7 @@ struct Kept {
 
 impl Kept {
     fn holds(&self, scope: &Scope) -> bool {
-        self.catalog == scope.catalog.version && self.shard_map == scope.cluster.shard_map().epoch
+        self.catalog == scope.catalog.version && self.shard_map == scope.map.epoch
     }
 }
 
@@ -139,7 +139,7 @@ impl PlanCache {
             let put_in = with_values(scope, kept.plan.clone(), &kept.values, &values);
             put_in.is_some_and(|put_in| shown(&put_in) == shown(plan))
         });
-        let kept = Kept { plan: plan.clone(), values, proven, catalog: scope.catalog.version, shard_map: scope.cluster.shard_map().epoch };
+        let kept = Kept { plan: plan.clone(), values, proven, catalog: scope.catalog.version, shard_map: scope.map.epoch };
         plans.insert(form, kept);
     }
 }
@@ -228,11 +228,12 @@ impl PutIn<'_> {
         }
         let table = &parts.request.table;
         let database = self.scope.catalog.databases.values().find(|d| d.id == table.database).ok_or_else(cannot)?;
-        let shards =
-            prune::shards_of_tags(database, table, &parts.request.tags, &self.scope.cluster.shard_map(), self.scope.cluster.shards());
+        let all = self.scope.map.ranges.iter().map(|range| range.shard).collect();
+        let shards = prune::shards_of_tags(database, table, &parts.request.tags, &self.scope.map, all);
         if shards.len() != parts.shards.len() {
             return Err(cannot());
         }
+        parts.versions = self.scope.versions(&shards);
         parts.shards = shards;
         parts.rows = Vec::new();
         Ok(ShardScanExec::of(parts, self.scope.cluster.clone()))

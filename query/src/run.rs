@@ -1,7 +1,7 @@
 //! One statement's journey: placed, planned, run where its shards are, answered.
 //!
 //! The first rows are awaited before the asker hears anything, because until then a query can begin anew: once, when a
-//! node was lost, a shard has moved, or the schema is newer than the plan. After the first rows an error ends the
+//! node was lost, a shard has moved or was split, or the schema is newer than the plan. After the first rows an error ends the
 //! answer (DESIGN rule 10). The steps are [`Question::begin`] and [`Question::execute`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -43,6 +43,9 @@ use crate::{Result, allowed, command, limits};
 
 /// How long a query waits for shards to have a leader again before it begins anew.
 const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a query waits until a split shard's halves can be read; one that is content with older rows waits for a replica.
+const SPLIT_PATIENCE: Duration = Duration::from_secs(10);
+const STALE_PATIENCE: Duration = Duration::from_millis(300);
 /// Between two looks at who leads.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -219,6 +222,7 @@ impl Question {
             run: format!("{}-{}-{}-{attempt}", cluster.node_id(), cluster.this_node().incarnation, ticket.id).into(),
             now: self.now,
             placement: Placement::take(cluster, self.options.consistency, avoid),
+            map: cluster.shard_map(),
         };
         Scope::new(cluster.clone(), setting, &self.options, ticket)
     }
@@ -228,6 +232,12 @@ impl Question {
         let cluster = &self.engine.cluster;
         match e {
             Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => cluster.refresh().await.is_ok(),
+            // It is split; a replica that does not lead hears of it a little later than the map shows it.
+            Error::Cluster(cluster::Error::RangeChanged { shard }) => {
+                let ranges: Vec<_> = scope.map.range_of_shard(*shard).cloned().into_iter().collect();
+                let patience = if self.options.consistency == Consistency::Stale { STALE_PATIENCE } else { SPLIT_PATIENCE };
+                cluster.wait_for_other_ranges(&ranges, patience).await || self.options.consistency == Consistency::Stale
+            }
             // Another node may have agreed on it just now.
             Error::Sql { .. } | Error::NoDatabase { .. } if cluster.peers().is_some() => {
                 cluster.refresh().await.is_ok() && cluster.catalog().version > scope.catalog.version

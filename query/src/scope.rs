@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cluster::Cluster;
+use cluster::{Cluster, ShardMap};
 use datafusion::common::DataFusionError;
 use datafusion::execution::config::SessionConfig;
 use http::Response;
 use hyper::body::Incoming;
-use model::{Catalog, NodeId, ShardId, Timestamp};
+use model::{Catalog, Epoch, NodeId, ShardId, Timestamp};
 use parking_lot::Mutex;
 use storage::View;
 use tokio::sync::OnceCell;
@@ -51,6 +51,8 @@ pub(crate) struct Setting {
     /// The time that `now()` gives.
     pub now: Timestamp,
     pub placement: Placement,
+    /// The shards as they are when the run begins.
+    pub map: Arc<ShardMap>,
 }
 
 /// One run of a query: its view of the world.
@@ -58,6 +60,8 @@ pub(crate) struct Scope {
     pub cluster: Arc<Cluster>,
     /// The catalog that the query is planned against: what its asker may not see is not in it.
     pub catalog: Arc<Catalog>,
+    /// The shards that the query is planned with.
+    pub map: Arc<ShardMap>,
     /// The one database that the asker may see, if it is not all of them.
     pub only: Option<Arc<str>>,
     /// The database of names that name none.
@@ -96,6 +100,7 @@ impl Scope {
         Scope {
             cluster,
             catalog,
+            map: setting.map,
             only,
             database: setting.database,
             shortcuts: options.shortcuts,
@@ -120,6 +125,7 @@ impl Scope {
     pub(crate) fn visiting(cluster: Arc<Cluster>, head: &Head) -> Scope {
         Scope {
             catalog: cluster.catalog(),
+            map: cluster.shard_map(),
             only: None,
             database: head.database.clone(),
             shortcuts: head.shortcuts,
@@ -171,10 +177,20 @@ impl Scope {
         }
     }
 
-    /// The query's view of a shard of this node; `None` where it cannot be read and the asker is content with a part.
-    pub(crate) async fn view(&self, shard: ShardId) -> Result<Option<Arc<View>>, Error> {
+    /// The versions of shards' ranges that the query is planned with.
+    pub(crate) fn versions(&self, shards: &[ShardId]) -> BTreeMap<ShardId, Epoch> {
+        shards.iter().filter_map(|&shard| Some((shard, self.map.range_of_shard(shard)?.version))).collect()
+    }
+
+    /// The query's view of a shard of this node, if its range has the version that the scan was planned with: of another
+    /// range it would hold other rows than are asked for. `None` where it cannot be read and the asker is content with a part.
+    pub(crate) async fn view(&self, shard: ShardId, version: Option<Epoch>) -> Result<Option<Arc<View>>, Error> {
         let cell = self.views.lock().entry(shard).or_default().clone();
-        match (cell.get_or_try_init(|| self.take_view(shard)).await, self.partial) {
+        let view = cell.get_or_try_init(|| self.take_view(shard)).await;
+        let fits = |view: &&Arc<View>| version.is_none_or(|version| view.range_version() == version);
+        let view = view.and_then(|view| Some(view).filter(fits).ok_or(cluster::Error::RangeChanged { shard }));
+        match (view, self.partial) {
+            (Err(e @ cluster::Error::RangeChanged { .. }), _) => Err(e.into()),
             (Ok(view), _) => Ok(Some(view.clone())),
             (Err(e), Partial::Refuse) => Err(e.into()),
             (Err(e), Partial::Allow) => {

@@ -95,7 +95,8 @@ impl TableProvider for Table {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let scope = Scope::of(state.config())?;
         let bounds = self.bounds(&scope, filters);
-        let shards = bounds.shards(&self.database, &self.table, &scope.cluster.shard_map(), scope.cluster.shards());
+        let all = scope.map.ranges.iter().map(|range| range.shard).collect();
+        let shards = bounds.shards(&self.database, &self.table, &scope.map, all);
         let columns = columns(&self.table);
         let projection: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..columns.len()).collect());
         let schema = Arc::new(self.schema.project(&projection)?);

@@ -32,6 +32,8 @@ enum Kind {
     Broken,
     /// The shard is not read where it was thought to be.
     Elsewhere,
+    /// The shard has another range than the question was planned with.
+    RangeChanged,
     /// The question was planned with an older schema than the rows have.
     StaleSchema,
     /// A node went away.
@@ -48,6 +50,7 @@ impl Told {
             Error::Deadline { .. } | Error::Killed { .. } | Error::ShuttingDown => (Kind::Ended, None),
             Error::Elsewhere { shard, .. } => (Kind::Elsewhere, Some(*shard)),
             Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => (Kind::Elsewhere, Some(*shard)),
+            Error::Cluster(cluster::Error::RangeChanged { shard }) => (Kind::RangeChanged, Some(*shard)),
             Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => (Kind::StaleSchema, None),
             Error::Lost { .. } => (Kind::Lost, None),
             other => match other.kind() {
@@ -75,6 +78,7 @@ impl Told {
             Kind::TryAgain => Error::Later { why: message },
             Kind::Broken => Error::Engine { message },
             Kind::Elsewhere => Error::Elsewhere { shard: self.shard.unwrap_or(ShardId(0)), why: message },
+            Kind::RangeChanged => cluster::Error::RangeChanged { shard: self.shard.unwrap_or(ShardId(0)) }.into(),
             Kind::StaleSchema => Error::StaleSchema { message },
             Kind::Lost => Error::Lost { node: self.node, why: message },
             Kind::Ended => Error::Ended { why: message },
@@ -106,6 +110,7 @@ mod tests {
             Error::NoDatabase { name: "x \"y\"".to_owned() },
             Error::Elsewhere { shard: ShardId(7), why: "led by another".to_owned() },
             Error::StaleSchema { message: "old".to_owned() },
+            cluster::Error::RangeChanged { shard: ShardId(4) }.into(),
             Error::Lost { node: Some(NodeId(3)), why: "node s1 was lost".to_owned() },
             Error::sql("no such column"),
             Error::Later { why: "full".to_owned() },

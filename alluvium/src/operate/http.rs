@@ -5,7 +5,8 @@
 //! POST move       {"shard": 3, "to": "storage-2", "from": "storage-1"?}
 //! POST drain      {"node": "storage-3", "stop": false}
 //! POST hand_over  {"timeout_ms": 60000}
-//! POST split, recover                                   501: later
+//! POST split      {"shard": 3, "at": "9223372036854775808"?}    the first hash of the new shard, as a text or a number
+//! POST recover                                          501: later
 //! ```
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ pub fn router(cluster: Arc<Cluster>) -> Router {
         .route("/cluster/v1/move", post(move_shard))
         .route("/cluster/v1/drain", post(drain))
         .route("/cluster/v1/hand_over", post(hand_over))
-        .route("/cluster/v1/split", post(later))
+        .route("/cluster/v1/split", post(split))
         .route("/cluster/v1/recover", post(later))
         .with_state(cluster)
 }
@@ -163,6 +164,38 @@ async fn drain(State(cluster): State<Arc<Cluster>>, Extension(id): Extension<Req
     };
     match drained.await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(refused) => refused.answer(id),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitShard {
+    shard: u32,
+    #[serde(default)]
+    at: Option<Hash>,
+}
+
+/// A routing hash: more than a number in JSON can hold everywhere, so also as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Hash {
+    Number(u64),
+    Text(String),
+}
+
+async fn split(State(cluster): State<Arc<Cluster>>, Extension(id): Extension<RequestId>, request: Request) -> Response {
+    let split = async {
+        let asked: SplitShard = read(request).await?;
+        let at = match asked.at {
+            None => None,
+            Some(Hash::Number(at)) => Some(at),
+            Some(Hash::Text(at)) => Some(at.parse().map_err(|_| Refused::wrong(format!("\"{at}\" is no routing hash")))?),
+        };
+        Ok::<_, Refused>(cluster.split(ShardId(asked.shard), at).await?)
+    };
+    match split.await {
+        Ok(child) => (StatusCode::ACCEPTED, Json(serde_json::json!({"new_shard": child.0}))).into_response(),
         Err(refused) => refused.answer(id),
     }
 }

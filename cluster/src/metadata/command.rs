@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::schema::{NewColumn, SchemaError};
-use model::{DatabaseId, DecodeError, NodeId, ShardId, TableId, Timestamp};
+use model::{DatabaseId, DecodeError, Epoch, NodeId, ShardId, TableId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::nodes::{NodeInfo, NodeState};
@@ -40,7 +40,20 @@ pub(crate) enum Command {
     /// Replicas that a shard should have, where there are so many storage nodes.
     SetReplication { replication: u32 },
     /// Where a shard's replicas should be, if they should still be where the asker thought.
-    Place { shard: ShardId, were: Vec<NodeId>, replicas: Vec<NodeId> },
+    Place {
+        shard: ShardId,
+        were: Vec<NodeId>,
+        replicas: Vec<NodeId>,
+        /// By the asker's clock; `None`: an older program asked.
+        #[serde(default)]
+        asked: Option<Timestamp>,
+    },
+    /// A shard's replicas are where they should be, if they should still be there.
+    Placed { shard: ShardId, replicas: Vec<NodeId>, at: Timestamp },
+    /// A shard's range is to become two, if it still has the version that the asker knew.
+    Split { shard: ShardId, at: u64, version: Epoch, asked: Timestamp },
+    /// The shard that was split off is kept by a majority of its replicas: it has its place in the map.
+    SplitLive { shard: ShardId, child: ShardId, at: Timestamp },
     /// A database; one that exists alike is fine.
     CreateDatabase {
         name: Arc<str>,
@@ -74,6 +87,8 @@ pub(crate) enum Decided {
     Done,
     /// What could be added is there; these could not.
     Added { refused: Vec<SchemaError> },
+    /// The shard that is to be split off has this number.
+    SplitOff { child: ShardId },
     /// These tables are forgotten; their rows go with a drop entry in every shard.
     Dropped { tables: Vec<TableId> },
     /// A name that may not be used, or too many.

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use self::command::{Command, Decided};
 pub(crate) use self::machine::{MetadataMachine, Published, Shown};
-pub(crate) use self::state::{Placement, State, missing};
+pub(crate) use self::state::{Placement, Splitting, State, missing};
 use crate::group::{Answer, Proposal, Types};
 use crate::log_store::Log;
 use crate::peer::{Lane, Peers};

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::schema::{DEFAULT_ROUTING_TAG, MAX_COLUMNS_PER_TABLE, MAX_TABLES_PER_DATABASE, NewColumn, SchemaError, TIME_COLUMN, check_name};
-use model::{Catalog, DatabaseId, DatabaseSchema, NodeId, ShardId, TableId, TableSchema, Timestamp};
+use model::{Catalog, DatabaseId, DatabaseSchema, Epoch, NodeId, ShardId, TableId, TableSchema, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Decided};
+use crate::moves::{Move, MoveKind, MoveState, Moves};
 use crate::nodes::{NodeInfo, NodeState};
 use crate::placement;
 use crate::shard_map::ShardMap;
@@ -41,6 +42,12 @@ pub(crate) struct State {
     /// Replicas that a shard should have, where there are so many storage nodes.
     #[serde(default)]
     pub(crate) replication: u32,
+    /// Shards whose range is to become two, by the one that is split.
+    #[serde(default)]
+    pub(crate) splits: Arc<BTreeMap<ShardId, Splitting>>,
+    /// What is and was on its way.
+    #[serde(default)]
+    pub(crate) moves: Arc<Moves>,
     next_database: u32,
     next_table: u32,
 }
@@ -52,6 +59,24 @@ pub(crate) struct Placement {
     pub(crate) founders: Vec<NodeId>,
     /// Where the replicas should be now; the first should lead.
     pub(crate) replicas: Vec<NodeId>,
+    /// The shard that it was split from, and the version of its own first range: nobody founds it, it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) split_from: Option<(ShardId, Epoch)>,
+}
+
+/// A range that is to become two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Splitting {
+    /// The shard to be split off.
+    pub(crate) child: ShardId,
+    /// First hash of the range.
+    pub(crate) start: u64,
+    /// First hash of the new shard.
+    pub(crate) at: u64,
+    /// Last hash of the range, inclusive.
+    pub(crate) last: u64,
+    /// The version of the range that is split.
+    pub(crate) version: Epoch,
 }
 
 impl Default for State {
@@ -65,6 +90,8 @@ impl Default for State {
             nodes: Arc::default(),
             placements: Arc::default(),
             replication: 1,
+            splits: Arc::default(),
+            moves: Arc::default(),
             next_database: 1,
             next_table: 1,
         }
@@ -101,13 +128,15 @@ impl State {
                 self.replication = *replication;
                 Decided::Done
             }
-            Command::Place { shard, were, replicas } => match Arc::make_mut(&mut self.placements).get_mut(shard) {
-                Some(placement) if placement.replicas == *were && !replicas.is_empty() => {
-                    placement.replicas.clone_from(replicas);
-                    Decided::Done
+            Command::Place { shard, were, replicas, asked } => self.place(*shard, were, replicas, *asked),
+            Command::Placed { shard, replicas, at } => {
+                if self.placements.get(shard).is_some_and(|placement| placement.replicas == *replicas) {
+                    Arc::make_mut(&mut self.moves).end(MoveKind::Move, *shard, *at);
                 }
-                _ => Decided::Outdated,
-            },
+                Decided::Done
+            }
+            Command::Split { shard, at, version, asked } => self.split(*shard, *at, *version, *asked),
+            Command::SplitLive { shard, child, at } => self.split_live(*shard, *child, *at),
             Command::CreateDatabase { name, routing_tag, retention_ns } => self.create_database(name, routing_tag.as_ref(), *retention_ns),
             Command::AddColumns { database, tables } => self.add_columns(database, tables),
             Command::DropDatabase { name } => {
@@ -150,6 +179,65 @@ impl State {
             Command::ResetToken { token } => self.put_token(token),
             Command::RevokeToken { name } => self.revoke_token(name),
         }
+    }
+
+    fn place(&mut self, shard: ShardId, were: &[NodeId], replicas: &[NodeId], asked: Option<Timestamp>) -> Decided {
+        match Arc::make_mut(&mut self.placements).get_mut(&shard) {
+            Some(placement) if placement.replicas == were && !replicas.is_empty() => placement.replicas = replicas.to_vec(),
+            _ => return Decided::Outdated,
+        }
+        let (from, to) = (were.to_vec(), replicas.to_vec());
+        self.begin_move(Move {
+            id: 0,
+            kind: MoveKind::Move,
+            shard,
+            child: None,
+            from,
+            to,
+            state: MoveState::Running,
+            started: asked,
+            finished: None,
+        });
+        Decided::Done
+    }
+
+    fn begin_move(&mut self, line: Move) {
+        Arc::make_mut(&mut self.moves).begin(line);
+    }
+
+    /// The new shard gets a number; the map stays as it is until it lives.
+    fn split(&mut self, shard: ShardId, at: u64, version: Epoch, asked: Timestamp) -> Decided {
+        let Some(range) = self.shards.as_ref().and_then(|map| map.range_of_shard(shard)) else { return Decided::Outdated };
+        if let Some(going) = self.splits.get(&shard) {
+            return if going.at == at { Decided::SplitOff { child: going.child } } else { Decided::Outdated };
+        }
+        if range.version != version || at <= range.start || at > range.last {
+            return Decided::Outdated;
+        }
+        let (start, last) = (range.start, range.last);
+        let taken = self.shards.iter().flat_map(|map| map.ranges.iter().map(|r| r.shard)).chain(self.splits.values().map(|s| s.child));
+        let child = ShardId(taken.map(|shard| shard.0).max().map_or(0, |most| most + 1));
+        Arc::make_mut(&mut self.splits).insert(shard, Splitting { child, start, at, last, version });
+        let to = self.placements.get(&shard).map(|placement| placement.replicas.clone()).unwrap_or_default();
+        let (kind, from, state) = (MoveKind::Split, to.clone(), MoveState::Running);
+        self.begin_move(Move { id: 0, kind, shard, child: Some(child), from, to, state, started: Some(asked), finished: None });
+        Decided::SplitOff { child }
+    }
+
+    fn split_live(&mut self, shard: ShardId, child: ShardId, at: Timestamp) -> Decided {
+        let Some(going) = self.splits.get(&shard).copied().filter(|going| going.child == child) else { return Decided::Done };
+        Arc::make_mut(&mut self.splits).remove(&shard);
+        let map = self.shards.as_mut().expect("a shard of the map is split");
+        Arc::make_mut(map).split(shard, child, going.at);
+        let mut replicas = self.placements.get(&shard).map(|placement| placement.replicas.clone()).unwrap_or_default();
+        if !replicas.is_empty() {
+            // Another node leads it, so that two shards are more than one.
+            replicas.rotate_left(1);
+        }
+        let split_from = Some((shard, Epoch(going.version.0 + 1)));
+        Arc::make_mut(&mut self.placements).insert(child, Placement { founders: Vec::new(), replicas, split_from });
+        Arc::make_mut(&mut self.moves).end(MoveKind::Split, shard, at);
+        Decided::Done
     }
 
     fn put_token(&mut self, token: &Token) -> Decided {
@@ -460,6 +548,34 @@ mod tests {
         assert_eq!(state.cluster, Some(1));
         assert_eq!(state.shards.as_ref().unwrap().ranges.len(), 2);
         assert_eq!(state.shards.unwrap().epoch, Epoch(1));
+    }
+
+    #[test]
+    fn a_split_is_in_the_map_once_the_new_shard_lives() {
+        let mut state = State::default();
+        state.apply(&found(1, 2));
+        let range = state.shards.as_ref().unwrap().ranges[1].clone();
+        let at = range.start + 10;
+        let split = |at, version| Command::Split { shard: ShardId(1), at, version: Epoch(version), asked: Timestamp(5) };
+        for wrong in [split(range.start, 1), split(at, 2)] {
+            assert_eq!(state.apply(&wrong), Decided::Outdated);
+        }
+        assert_eq!(state.apply(&split(at, 1)), Decided::SplitOff { child: ShardId(2) });
+        assert_eq!(state.apply(&split(at, 1)), Decided::SplitOff { child: ShardId(2) }, "asked again, the answer having been lost");
+        assert_eq!(state.apply(&split(at + 1, 1)), Decided::Outdated, "one at a time");
+        assert_eq!(state.shards.as_ref().unwrap().ranges.len(), 2);
+        let live = Command::SplitLive { shard: ShardId(1), child: ShardId(2), at: Timestamp(9) };
+        assert_eq!((state.apply(&live), state.apply(&live)), (Decided::Done, Decided::Done));
+        let map = state.shards.as_ref().unwrap();
+        assert_eq!((map.range_of(at).shard, map.range_of(at - 1).shard, map.ranges.len()), (ShardId(2), ShardId(1), 3));
+        assert_eq!(state.placements[&ShardId(2)].split_from, Some((ShardId(1), Epoch(2))));
+        let line = &state.moves.lines()[0];
+        assert_eq!(
+            (line.kind, line.state, line.child, line.finished),
+            (MoveKind::Split, MoveState::Done, Some(ShardId(2)), Some(Timestamp(9)))
+        );
+        let text = serde_json::to_vec(&state).unwrap();
+        assert_eq!(serde_json::from_slice::<State>(&text).unwrap(), state);
     }
 
     #[test]

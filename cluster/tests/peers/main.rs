@@ -3,6 +3,7 @@
 mod founding;
 mod leaders;
 mod places;
+mod splits;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use arrow::array::{AsArray, Float64Array, TimestampNanosecondArray};
 use cluster::peer::{PeerDoor, PeerSecurity, serve};
-use cluster::{Cluster, ClusterOptions, PeerOptions, Roles};
+use cluster::shard_map::ShardRange;
+use cluster::{Cluster, ClusterOptions, Outcome, PeerOptions, Roles};
 use model::point::routing_hash_of_tag;
 use model::schema::NewColumn;
-use model::{ColumnType, Epoch, FieldColumn, PointBatch, SeriesKey, ShardId, TableSchema, Timestamp, Values};
+use model::{ColumnType, FieldColumn, PointBatch, SeriesKey, ShardId, TableSchema, Timestamp, Values};
 use storage::disk::FaultyDisk;
 use storage::entry::{RetryWindow, WritePart};
 use storage::{ScanColumn, ScanRequest, View};
@@ -185,26 +187,33 @@ where
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited for {what}"))
 }
 
-/// One device's points, and the shard that they belong to.
-fn part(node: &Cluster, table: &TableSchema, sequence: u64, device: &str, points: &[(i64, f64)]) -> (ShardId, WritePart) {
+/// One device's points, and the range that they belong to.
+fn part(node: &Cluster, table: &TableSchema, sequence: u64, device: &str, points: &[(i64, f64)]) -> (ShardRange, WritePart) {
     let mut batch = PointBatch::new(table.id, table.version);
     let series = batch.push_series(SeriesKey::new([Some(device)]).as_bytes());
     batch.row_series = vec![series; points.len()];
     batch.times = points.iter().map(|p| NOW.0 + p.0).collect();
     let id = table.column("celsius").unwrap().id;
     batch.columns = vec![FieldColumn { id, values: Values::F64(points.iter().map(|p| p.1).collect()), valid: None }];
-    let part =
-        WritePart { origin: 99, sequence, arrived: NOW, range_version: Epoch(1), retry_window: RetryWindow::Day, batches: vec![batch] };
     let database = node.catalog().database(DATABASE).unwrap().id;
-    (node.shard_map().range_of(routing_hash_of_tag(database, device)).shard, part)
+    let range = node.shard_map().range_of(routing_hash_of_tag(database, device)).clone();
+    let range_version = range.version;
+    (range, WritePart { origin: 99, sequence, arrived: NOW, range_version, retry_window: RetryWindow::Day, batches: vec![batch] })
 }
 
 /// Writes one point of each of `devices` through a node, and takes note of them.
 async fn write(node: &Arc<Cluster>, table: &TableSchema, round: i64, devices: std::ops::Range<i64>, rows: &mut Rows) {
     let writes = devices.clone().map(|device| {
         let name = format!("phone-{device}");
-        let (shard, part) = part(node, table, (round * 1_000 + device) as u64, &name, &[(round, device as f64)]);
-        async move { node.write(shard, part).await.expect("the write is kept") }
+        async move {
+            loop {
+                let (range, part) = part(node, table, (round * 1_000 + device) as u64, &name, &[(round, device as f64)]);
+                match node.write(range.shard, part).await.expect("the write is kept").outcome() {
+                    Outcome::WrongRange { .. } => assert!(node.wait_for_other_ranges(&[range], PATIENCE).await, "the map has changed"),
+                    stored => break assert_eq!(*stored, Outcome::Stored { rows: 1 }),
+                }
+            }
+        }
     });
     futures::future::join_all(writes).await;
     rows.extend(devices.map(|device| ((format!("phone-{device}"), NOW.0 + round), device as f64)));

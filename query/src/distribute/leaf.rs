@@ -14,7 +14,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension};
 use datafusion_proto::protobuf::PhysicalExprNode;
-use model::{ColumnId, NodeId, ShardId, TableId};
+use model::{ColumnId, Epoch, NodeId, ShardId, TableId};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use storage::scan::Sweep;
@@ -42,6 +42,9 @@ pub(crate) struct Leaf {
     tags: Vec<(ColumnId, Vec<Option<String>>)>,
     batch_rows: usize,
     shards: Vec<ShardId>,
+    /// Of the shards' ranges, as the planner knew them; absent from an older program's scan.
+    #[serde(default)]
+    versions: BTreeMap<ShardId, Epoch>,
     partitions: usize,
     nodes: BTreeMap<ShardId, NodeId>,
     limit: Option<usize>,
@@ -63,6 +66,7 @@ impl Leaf {
             tags: request.tags.iter().map(|t| (t.column, t.values.clone())).collect(),
             batch_rows: request.batch_rows,
             shards: parts.shards.clone(),
+            versions: parts.shards.iter().filter_map(|shard| Some((*shard, *parts.versions.get(shard)?))).collect(),
             partitions: parts.partitions,
             nodes: parts.nodes.clone(),
             limit: parts.limit,
@@ -74,7 +78,8 @@ impl Leaf {
     /// The same scan of one shard, which is on the node that gets it.
     pub(crate) fn of_one(parts: &ScanParts, shard: ShardId, node: NodeId) -> Leaf {
         // Changing filters stay behind, so there is nothing to stop a sweep early.
-        Leaf { shards: vec![shard], partitions: 1, nodes: [(shard, node)].into(), newest_first: None, ..Leaf::of(parts) }
+        let versions = parts.versions.get(&shard).map(|version| (shard, *version)).into_iter().collect();
+        Leaf { shards: vec![shard], versions, partitions: 1, nodes: [(shard, node)].into(), newest_first: None, ..Leaf::of(parts) }
     }
 
     /// The scan, looked up in this node's catalog.
@@ -109,6 +114,7 @@ impl Leaf {
             },
             schema,
             shards: self.shards,
+            versions: self.versions,
             partitions: self.partitions,
             nodes: self.nodes,
             rows: Vec::new(),

@@ -28,7 +28,7 @@ use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStrea
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, TryStreamExt};
-use model::{NodeId, ShardId, TableSchema, Timestamp};
+use model::{Epoch, NodeId, ShardId, TableSchema, Timestamp};
 use storage::scan::Sweep;
 use storage::{ScanColumn, ScanRequest};
 
@@ -57,6 +57,8 @@ pub(crate) struct ScanParts {
     pub schema: SchemaRef,
     /// One partition each; the partitions beyond them are empty.
     pub shards: Vec<ShardId>,
+    /// The versions of the shards' ranges that the scan was planned with.
+    pub versions: BTreeMap<ShardId, Epoch>,
     pub partitions: usize,
     /// Where shards are read; those that are not named here are where the query's placement says.
     pub nodes: BTreeMap<ShardId, NodeId>,
@@ -91,11 +93,14 @@ impl ShardScanExec {
         schema: SchemaRef,
         shards: Vec<ShardId>,
     ) -> Result<ShardScanExec> {
+        let versions = scope.versions(&shards);
         let mut rows = Vec::with_capacity(shards.len());
         for &shard in &shards {
             let here = scope.placement().node_of(shard) == Some(scope.placement().me());
             rows.push(match scope.shortcuts {
-                Shortcuts::On if here => scope.view(shard).await.map_err(Error::inside)?.map(|v| v.estimate(&request)),
+                Shortcuts::On if here => {
+                    scope.view(shard, versions.get(&shard).copied()).await.map_err(Error::inside)?.map(|v| v.estimate(&request))
+                }
                 _ => None,
             });
         }
@@ -106,6 +111,7 @@ impl ShardScanExec {
             schema,
             partitions: shards.len(),
             shards,
+            versions,
             nodes: BTreeMap::new(),
             rows,
             limit: None,
@@ -281,8 +287,17 @@ impl ExecutionPlan for ShardScanExec {
         let rows: BoxStream<'static, Result<RecordBatch>> = match node {
             Some(node) if node == scope.placement().me() => {
                 let lag = MetricBuilder::new(&self.metrics).gauge(LAG_MS, partition);
-                let read =
-                    Read { scope, shard, which: self.parts.which, request: self.parts.request.clone(), sweep: self.sweep(), counted, lag };
+                let version = self.parts.versions.get(&shard).copied();
+                let read = Read {
+                    scope,
+                    shard,
+                    version,
+                    which: self.parts.which,
+                    request: self.parts.request.clone(),
+                    sweep: self.sweep(),
+                    counted,
+                    lag,
+                };
                 stream::once(read.begin()).try_flatten().boxed()
             }
             Some(node) => {

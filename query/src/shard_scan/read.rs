@@ -14,7 +14,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::physical_plan::metrics::Gauge;
 use futures::stream;
-use model::ShardId;
+use model::{Epoch, ShardId};
 use storage::scan::{Rows, Sweep};
 use storage::{ScanRequest, View};
 use tokio::task::JoinHandle;
@@ -33,6 +33,8 @@ const BATCHES_PER_PULL: usize = 4;
 pub(super) struct Read {
     pub(super) scope: Arc<Scope>,
     pub(super) shard: ShardId,
+    /// Of its range, as the scan was planned.
+    pub(super) version: Option<Epoch>,
     pub(super) which: Which,
     pub(super) request: ScanRequest,
     /// From which end of time, where the time stands among the columns, which times are still wanted.
@@ -44,7 +46,7 @@ pub(super) struct Read {
 impl Read {
     /// Takes the view and gives the stream of its rows.
     pub(super) async fn begin(self) -> Result<impl stream::Stream<Item = Result<RecordBatch>>> {
-        let view = self.scope.view(self.shard).await.map_err(|e| self.scope.fail(e))?;
+        let view = self.scope.view(self.shard, self.version).await.map_err(|e| self.scope.fail(e))?;
         self.lag.set(self.scope.lag_ms().unwrap_or(0) as usize);
         let stopped = Arc::new(AtomicBool::new(false));
         let pull = view.map(|view| {

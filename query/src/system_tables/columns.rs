@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use cluster::ShardStatus;
-use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Int64Array, StringArray, StringBuilder, TimestampNanosecondArray, UInt64Array,
-};
+use cluster::{Move, ShardStatus};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, Date32Array, Int64Array, StringBuilder, TimestampNanosecondArray, UInt64Array};
 use model::schema::TIME_COLUMN;
-use model::{Catalog, ColumnKind, ShardId};
+use model::{Catalog, ColumnKind, NodeId, ShardId};
 use storage::manifest::FileMeta;
 
 use crate::running::Seen;
@@ -172,14 +170,19 @@ pub(crate) fn queries(of: &[(String, Vec<Seen>)]) -> Columns {
     ]
 }
 
-/// Shards on their way to another node. One node has nowhere to move them.
-pub(crate) fn moves() -> Columns {
+/// What is and was on its way; nodes by name.
+pub(crate) fn moves(moves: &[Move], name: impl Fn(NodeId) -> String) -> Columns {
+    let names = |nodes: &[NodeId]| nodes.iter().map(|node| name(*node)).collect::<Vec<_>>().join(",");
     vec![
-        ("shard_id", counts(std::iter::empty())),
-        ("from_node", Arc::new(StringArray::from(Vec::<&str>::new()))),
-        ("to_node", Arc::new(StringArray::from(Vec::<&str>::new()))),
-        ("state", Arc::new(StringArray::from(Vec::<&str>::new()))),
-        ("started", times(std::iter::empty())),
+        ("move_id", counts(moves.iter().map(|m| m.id))),
+        ("kind", texts(moves.iter().map(|m| m.kind.to_string()))),
+        ("shard_id", counts(moves.iter().map(|m| m.shard.0.into()))),
+        ("new_shard_id", perhaps_counts(moves.iter().map(|m| m.child.map(|child| child.0.into())))),
+        ("from_nodes", texts(moves.iter().map(|m| names(&m.from)))),
+        ("to_nodes", texts(moves.iter().map(|m| names(&m.to)))),
+        ("state", texts(moves.iter().map(|m| m.state.to_string()))),
+        ("started", perhaps_times(moves.iter().map(|m| m.started.map(|t| t.0)))),
+        ("finished", perhaps_times(moves.iter().map(|m| m.finished.map(|t| t.0)))),
     ]
 }
 

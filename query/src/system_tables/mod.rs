@@ -42,7 +42,14 @@ pub(crate) async fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<O
             queries.iter_mut().for_each(|(_, queries)| queries.retain(|query| scope.sees(&query.database)));
             columns::queries(&queries)
         }
-        "moves" => columns::moves(),
+        "moves" => {
+            // What was decided a moment ago is in the table.
+            if engine.cluster.refresh().await.is_err() {
+                tracing::info!("the moves are shown as this node knew them last: the metadata group has no leader");
+            }
+            let named = |node| engine.cluster.node(node).map_or_else(|| node.to_string(), |info| info.name);
+            columns::moves(&engine.cluster.moves(), named)
+        }
         "refused_lines" => {
             let mut lines = (engine.sources.refused_lines)();
             lines.retain(|line| scope.sees(&line.database));

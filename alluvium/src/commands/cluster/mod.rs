@@ -1,4 +1,4 @@
-//! `alluvium cluster dev|status|move|drain|hand-over`: a cluster on this machine, and what an operator does to a running
+//! `alluvium cluster dev|status|move|split|drain|hand-over`: a cluster on this machine, and what an operator does to a running
 //! one.
 
 mod dev;
@@ -14,6 +14,7 @@ use clap::{Args, Subcommand};
     alluvium cluster dev --restart storage-2         in another terminal: starts a node that was killed\n  \
     alluvium cluster status\n  \
     alluvium cluster move 3 storage-2\n  \
+    alluvium cluster split 3 --wait\n  \
     alluvium cluster drain storage-3 --wait"
 )]
 pub(super) struct ClusterArgs {
@@ -29,6 +30,8 @@ enum What {
     Status(operate::StatusArgs),
     /// Move a shard to a node, or make a node that holds it its leader
     Move(operate::MoveArgs),
+    /// Make two shards of one, so that each can have nodes of its own
+    Split(operate::SplitArgs),
     /// Give away all that a node holds, before it is taken out for good
     Drain(operate::DrainArgs),
     /// Let others lead what a node leads, before it is stopped for a while
@@ -43,6 +46,7 @@ pub(super) fn run(args: ClusterArgs) -> anyhow::Result<()> {
             What::Dev(args) => dev::run(args).await,
             What::Status(args) => super::interruptible(operate::status(args)).await,
             What::Move(args) => super::interruptible(operate::move_shard(args)).await,
+            What::Split(args) => super::interruptible(operate::split(args)).await,
             What::Drain(args) => super::interruptible(operate::drain(args)).await,
             What::HandOver(args) => super::interruptible(operate::hand_over(args)).await,
         }

@@ -1,4 +1,4 @@
-//! `alluvium cluster status|move|drain|hand-over`: what an operator asks of a running cluster, at any of its nodes.
+//! `alluvium cluster status|move|split|drain|hand-over`: what an operator asks of a running cluster, at any of its nodes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -65,6 +65,25 @@ pub(super) struct MoveArgs {
     /// The node that it leaves [default: the one that leads it]
     #[arg(long, value_name = "NODE")]
     from: Option<String>,
+
+    #[command(flatten)]
+    server: Asked,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  alluvium cluster split 3 --wait                    in the middle\n  \
+    alluvium cluster split 3 --at 6148914691236517205  devices whose routing hash is this or more get the new shard")]
+pub(super) struct SplitArgs {
+    /// The shard's number
+    shard: u32,
+
+    /// The first routing hash of the new shard [default: the middle of the shard's range]
+    #[arg(long, value_name = "HASH")]
+    at: Option<u64>,
+
+    /// Return once both halves are shards of their own
+    #[arg(long)]
+    wait: bool,
 
     #[command(flatten)]
     server: Asked,
@@ -163,6 +182,27 @@ pub(super) async fn move_shard(args: MoveArgs) -> anyhow::Result<()> {
     let asked = serde_json::json!({"shard": args.shard, "to": args.node, "from": args.from});
     post(&client, "/cluster/v1/move", asked).await?;
     Ok(writeln!(std::io::stderr(), "shard {} is on its way to {}: 'alluvium cluster status' shows it", args.shard, args.node)?)
+}
+
+pub(super) async fn split(args: SplitArgs) -> anyhow::Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        new_shard: u32,
+    }
+    let client = args.server.client()?;
+    let mut err = std::io::stderr();
+    let asked = serde_json::json!({"shard": args.shard, "at": args.at.map(|at| at.to_string())});
+    let Answer { new_shard } = serde_json::from_slice(&post(&client, "/cluster/v1/split", asked).await?)?;
+    if !args.wait {
+        return Ok(writeln!(err, "shard {} gives a part to shard {new_shard}: 'alluvium cluster status' shows it", args.shard)?);
+    }
+    let bar = ProgressBar::new_spinner().with_message(format!("shard {} gives a part to shard {new_shard}", args.shard));
+    bar.enable_steady_tick(LOOK_AGAIN / 4);
+    while !status_at(&client).await?.0.shards.iter().any(|s| s.shard == new_shard && s.leader.is_some()) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    bar.finish_and_clear();
+    Ok(writeln!(err, "shard {} has given a part to shard {new_shard}", args.shard)?)
 }
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
