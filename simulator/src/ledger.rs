@@ -148,6 +148,18 @@ impl Check<'_> {
         entry.seen = true;
     }
 
+    /// The rows of this kind are read again from the first: an answer broke off. Damage that it showed stays counted.
+    /// Gives how many of the fleet's points are to be seen again.
+    pub fn begin_again(&mut self, kind: KindName) -> u64 {
+        let mut again = 0;
+        for entry in self.ledger.entries.iter_mut().filter(|e| e.kind == kind && e.seen) {
+            entry.seen = false;
+            again += 1;
+        }
+        self.verdict.rows -= again;
+        again
+    }
+
     /// The verdict once all rows were compared.
     pub fn finish(mut self) -> Verdict {
         self.verdict.lost = self.ledger.entries.iter().filter(|e| e.answer == Answer::Acknowledged && !e.seen).count() as u64;
@@ -183,6 +195,26 @@ mod tests {
         let verdict = check.finish();
         assert_eq!(verdict, Verdict { rows: 8, lost: 1, invented: 3, altered: 1, doubled: 1 });
         assert!(!verdict.holds());
+    }
+
+    #[test]
+    fn an_answer_that_broke_off_is_read_again_and_its_damage_stays() {
+        let mut ledger = Ledger::default();
+        for i in 0..3 {
+            ledger.sent(point(i, 10, 100 + u64::from(i)));
+        }
+        ledger.answer(0, 3, Answer::Acknowledged);
+        let mut check = ledger.check();
+        check.row(KindName::Phone, Some(0), 10, 100);
+        check.row(KindName::Phone, Some(1), 10, 101);
+        assert_eq!(check.begin_again(KindName::Phone), 2);
+        (0..3).for_each(|i| check.row(KindName::Phone, Some(i), 10, 100 + u64::from(i)));
+        assert_eq!(check.finish(), Verdict { rows: 3, ..Verdict::default() });
+        let mut check = ledger.check();
+        check.row(KindName::Phone, Some(0), 10, 999);
+        check.begin_again(KindName::Phone);
+        (0..3).for_each(|i| check.row(KindName::Phone, Some(i), 10, 100 + u64::from(i)));
+        assert_eq!(check.finish().altered, 1);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::connect::Connector;
 use crate::fleet::{Fleet, FleetOptions, Sent};
 use crate::kinds::KindName;
 use crate::latency::Latencies;
-use crate::ledger::{Answer, Ledger, Verdict};
+use crate::ledger::{Answer, Check, Ledger, Verdict};
 use crate::read_back::check_line;
 
 /// A question without an answer is asked again after so long.
@@ -393,26 +393,48 @@ pub async fn verify(options: &SendOptions, kinds: &[KindName], ledger: &mut Ledg
         if !check.expects(kind) {
             continue;
         }
-        let mut body = ask(&client, options, &uris, &format!("SELECT * FROM {kind}")).await?;
-        let mut rest: Vec<u8> = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| SendError::ReadBack(format!("the answer for {kind} broke off: {e}")))?;
-            let Some(data) = frame.data_ref() else { continue };
-            rest.extend_from_slice(data);
-            let whole = rest.iter().rposition(|&b| b == b'\n').map_or(0, |p| p + 1);
-            let mut rows = 0;
-            for line in rest[..whole].split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
-                check_line(&mut check, kind, line).map_err(SendError::ReadBack)?;
-                rows += 1;
+        let mut broken: Option<Instant> = None;
+        while let Err(why) =
+            read_table(&mut check, kind, ask(&client, options, &uris, &format!("SELECT * FROM {kind}")).await?, progress).await?
+        {
+            // A node that is killed breaks its answers off: they say so, and are asked for again.
+            if broken.get_or_insert_with(Instant::now).elapsed() > options.patience {
+                return Err(SendError::ReadBack(format!("the answer for {kind} broke off: {why}")));
             }
-            progress.checked.fetch_add(rows, Relaxed);
-            rest.drain(..whole);
-        }
-        if !rest.is_empty() {
-            check_line(&mut check, kind, &rest).map_err(SendError::ReadBack)?;
+            progress.checked.fetch_sub(check.begin_again(kind), Relaxed);
         }
     }
     Ok(check.finish())
+}
+
+/// Compares the rows of an answer; what broke it off, if it did.
+async fn read_table(
+    check: &mut Check<'_>,
+    kind: KindName,
+    mut body: Incoming,
+    progress: &Progress,
+) -> Result<Result<(), String>, SendError> {
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        rest.extend_from_slice(data);
+        let whole = rest.iter().rposition(|&b| b == b'\n').map_or(0, |p| p + 1);
+        let mut rows = 0;
+        for line in rest[..whole].split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
+            check_line(check, kind, line).map_err(SendError::ReadBack)?;
+            rows += 1;
+        }
+        progress.checked.fetch_add(rows, Relaxed);
+        rest.drain(..whole);
+    }
+    if !rest.is_empty() {
+        check_line(check, kind, &rest).map_err(SendError::ReadBack)?;
+    }
+    Ok(Ok(()))
 }
 
 /// Asks the servers in turn until one answers, for `patience` at most: one of them may be on its way back.
