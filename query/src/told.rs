@@ -47,12 +47,13 @@ impl Told {
         let (kind, shard) = match e {
             Error::NoDatabase { .. } => (Kind::NoDatabase, None),
             Error::OverMemory { .. } => (Kind::OverMemory, None),
-            Error::Deadline { .. } | Error::Killed { .. } | Error::ShuttingDown => (Kind::Ended, None),
+            Error::Deadline { .. } | Error::Killed { .. } => (Kind::Ended, None),
             Error::Elsewhere { shard, .. } => (Kind::Elsewhere, Some(*shard)),
             Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => (Kind::Elsewhere, Some(*shard)),
             Error::Cluster(cluster::Error::RangeChanged { shard }) => (Kind::RangeChanged, Some(*shard)),
             Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => (Kind::StaleSchema, None),
-            Error::Lost { .. } => (Kind::Lost, None),
+            // To whoever asked, a node that stops is one that went away.
+            Error::Lost { .. } | Error::ShuttingDown => (Kind::Lost, None),
             other => match other.kind() {
                 ErrorKind::YourRequest => (Kind::YourRequest, None),
                 ErrorKind::TryAgain => (Kind::TryAgain, None),

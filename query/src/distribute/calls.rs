@@ -70,7 +70,10 @@ async fn post(scope: &Scope, node: NodeId, lane: Lane, path: &str, body: Bytes) 
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
     let body = body.map_err(|e| lost(&scope.cluster, node, &e))?.to_bytes();
     match serde_json::from_slice::<Told>(&body) {
-        Ok(told) => Err(told.error()),
+        Ok(told) => Err(match told.error() {
+            Error::Lost { node: None, why } => lost(&scope.cluster, node, &why),
+            other => other,
+        }),
         Err(_) => Err(lost(&scope.cluster, node, &format!("it answered {status}"))),
     }
 }

@@ -32,7 +32,7 @@ use datafusion_distributed::{
 };
 use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use model::{NodeId, ShardId};
 use tonic::body::Body;
@@ -204,6 +204,8 @@ impl Channel {
         let Some(peers) = self.scope.cluster.peers() else { return self.lost(&"this node is alone").into_http() };
         let request = request.map(|body| body.map_err(std::io::Error::other).boxed_unsync());
         match peers.send(self.node, Lane::Plans, request).await {
+            // Answers of stages say 200 whatever they say. Anything else is no answer of a stage: the node starts or stops.
+            Ok(response) if response.status() != StatusCode::OK => self.lost(&format!("it answered {}", response.status())).into_http(),
             Ok(response) => response.map(|body| {
                 let this = self.clone();
                 Body::new(body.map_err(move |e| this.lost(&e)))
