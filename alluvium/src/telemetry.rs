@@ -36,8 +36,9 @@ pub enum LogFormat {
 
 /// Starts logging to standard error, and to the collector of traces; once per process.
 pub fn start_logging(format: LogFormat, filter: &str, traces: Option<&Traces>) -> Result<(), Exit> {
-    // openraft tells each step of each election at info; what matters of it our own crates say.
-    let quiet = if filter.contains("openraft") { "" } else { "openraft=error," };
+    // openraft tells each step of each election at info; what matters of it our own crates say. Of a group that has stopped
+    // it calls it an error that somebody still asks, or that a heartbeat is answered: who asked is told, and asks another.
+    let quiet = if filter.contains("openraft") { "" } else { "openraft=error,openraft::raft=off,openraft::core::heartbeat=off," };
     let filter = EnvFilter::try_new(format!("{quiet}{filter}"))
         .map_err(|e| Exit::Usage(format!("the log filter '{filter}' is not understood ({e}); write it like info or info,storage=debug")))?;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
