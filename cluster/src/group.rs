@@ -17,7 +17,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::responder::Responder;
 use openraft::storage::RaftStateMachine;
 use openraft::vote::leader_id_std::{CommittedLeaderId, LeaderId};
-use openraft::{Config, EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy};
+use openraft::{Config, EntryPayload, OptionalSend, Raft, RaftMetrics, RaftTypeConfig, SnapshotPolicy};
 use storage::entry::{Entry, Outcome};
 
 use crate::log_store::LogStore;
@@ -222,6 +222,8 @@ pub(crate) enum Founding {
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MIN_MS: u64 = 350;
 const ELECTION_MAX_MS: u64 = 700;
+/// How long another member may take to lead.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A member that could not be reached is tried again after so long.
 const BACKOFF: &str = "200ms";
 
@@ -287,6 +289,22 @@ where
         && let Err(error) = raft.initialize(founders).await
     {
         tracing::debug!(%error, "a group was founded meanwhile");
+    }
+}
+
+/// If this member leads: has the group led by the member with the most of the log; returns once that is so, or it takes
+/// too long.
+pub(crate) async fn hand_over<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>) {
+    if !raft.is_leader() {
+        return;
+    }
+    let metrics = raft.metrics().borrow_watched().clone();
+    let me = *raft.node_id();
+    let others = metrics.replication.into_iter().flatten().filter(|(id, _)| *id != me && raft.voter_ids().any(|voter| voter == *id));
+    let Some((to, _)) = others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)) else { return };
+    if raft.trigger().transfer_leader(to).await.is_ok() {
+        let led = |m: &RaftMetrics<Types>| m.current_leader.is_some_and(|leader| leader != me);
+        let _ = raft.wait(Some(HAND_OVER_TIMEOUT)).metrics(led, "another leads").await;
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 
 use crate::cutoffs::Cutoffs;
 use crate::forward::{At, Forwards};
-use crate::group::GroupId;
+use crate::group::{self, GroupId};
 use crate::metadata::command::{Command, Decided};
 use crate::metadata::{Metadata, missing};
 use crate::metrics::Metrics;
@@ -535,15 +535,18 @@ impl Cluster {
         }
     }
 
-    /// Hands the shards that this node leads to others, where another can lead; for a node that is about to stop.
+    /// Hands the groups that this node leads to others, where another can lead; for a node that is about to stop.
     pub async fn hand_over(&self) {
         if self.peers.is_none() {
             return;
         }
-        let handed = self.residents.running().into_iter().map(|replica| async move {
-            replica.hand_over().await;
-        });
-        futures::future::join_all(handed).await;
+        let shards = self.residents.running().into_iter().map(|replica| async move { group::hand_over(replica.raft()).await });
+        let metadata = async {
+            if let Some(own) = self.metadata.own() {
+                group::hand_over(&own.raft).await;
+            }
+        };
+        futures::future::join(futures::future::join_all(shards), metadata).await;
     }
 
     /// Takes no more writes, finishes those that wait, flushes nothing, stops the groups.

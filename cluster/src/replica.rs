@@ -44,8 +44,6 @@ const MAX_PART_BYTES: usize = MAX_ENTRY_BYTES - 2 * PART_OVERHEAD_BYTES;
 const LOG_SLACK_BYTES: usize = 1 << 20;
 /// Memtables may hold this many times the bytes at which one is sealed; then flushes are behind and writes wait.
 const MEMTABLES: u64 = 4;
-/// How long another member may take to lead.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a write waits for a flush before it is refused.
 const MEMORY_WAIT: Duration = Duration::from_secs(2);
 
@@ -298,23 +296,6 @@ impl Replica {
         match *membership.log_id() <= metrics.last_applied && membership.membership().get_joint_config().len() == 1 {
             true => membership.voter_ids().map(NodeId).collect(),
             false => Vec::new(),
-        }
-    }
-
-    /// If this member leads: has the group led by the member with the most of the log; returns once that is so, or it
-    /// takes too long.
-    pub(crate) async fn hand_over(&self) {
-        let raft = &self.parts.raft;
-        if !raft.is_leader() {
-            return;
-        }
-        let metrics = raft.metrics().borrow_watched().clone();
-        let me = *raft.node_id();
-        let others = metrics.replication.into_iter().flatten().filter(|(id, _)| *id != me && raft.voter_ids().any(|voter| voter == *id));
-        let Some((to, _)) = others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)) else { return };
-        if raft.trigger().transfer_leader(to).await.is_ok() {
-            let led = |m: &openraft::RaftMetrics<Types>| m.current_leader.is_some_and(|leader| leader != me);
-            let _ = raft.wait(Some(HAND_OVER_TIMEOUT)).metrics(led, "another leads").await;
         }
     }
 
