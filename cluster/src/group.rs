@@ -222,6 +222,8 @@ pub(crate) enum Founding {
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MIN_MS: u64 = 350;
 const ELECTION_MAX_MS: u64 = 700;
+/// Nobody votes for another while it has heard from a leader within this: openraft's lease, the longest election timeout.
+pub(crate) const LEASE: Duration = Duration::from_millis(ELECTION_MAX_MS);
 /// How long another member may take to lead.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A member that could not be reached is tried again after so long.

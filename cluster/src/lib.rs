@@ -15,6 +15,7 @@
 //! | `split`, `moves` | one range becoming two; what is and was on its way |
 //! | [`peer`], `network`, `switchboard` | what nodes say to each other; raft's part of it; who a request is put through to |
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
+//! | `dead_leaders` | which leaders have ended, sooner than their silence tells |
 //! | [`trace`] | the trace that a request belongs to, on its way to other nodes |
 //! | [`tokens`] | who is let in, and what they may do |
 //! | `identity`, `state_file`, `room`, `health`, `clock`, [`metrics`] | who a directory belongs to; is there room; must it stop; what time; figures |
@@ -22,6 +23,7 @@
 mod bootstrap;
 mod clock;
 mod cutoffs;
+mod dead_leaders;
 pub mod error;
 mod files;
 mod forward;

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::bootstrap::{self, Belongs, Introduction};
 use crate::clock::SteadyClock;
 use crate::cutoffs::Cutoffs;
+use crate::dead_leaders;
 use crate::forward::Forwards;
 use crate::group::{self, Founding, GroupId, GroupKind, Member};
 use crate::health::{GroupHealth, Health};
@@ -151,6 +152,7 @@ async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> 
     tokio::spawn(split::keep(Arc::downgrade(&cluster)));
     if shared.switchboard.is_some() {
         tokio::spawn(members::keep(Arc::downgrade(&cluster)));
+        tokio::spawn(dead_leaders::watch(Arc::downgrade(&cluster)));
         cluster.wait_for_leaders(LEADERS_TIMEOUT).await;
     } else {
         cluster.cutoffs.advance().await?;

@@ -167,6 +167,14 @@ impl Peers {
         read_whole(address, response).await
     }
 
+    /// Returns when there is an open connection to a node.
+    pub(crate) async fn reach(&self, node: NodeId, lane: Lane) -> Result<()> {
+        let unknown = || Error::Unreachable { node: node.to_string(), why: "its address is not known".to_owned() };
+        let address = self.address(node).ok_or_else(unknown)?;
+        let line = self.lines.lock().entry((address.clone(), lane)).or_default().clone();
+        self.connected(&line, &address).await.map(|_| ())
+    }
+
     /// A sender of the line, connected anew if it has broken.
     async fn connected(&self, line: &Arc<Line>, address: &str) -> Result<SendRequest<PeerBody>> {
         let mut sender = line.sender.lock().await;

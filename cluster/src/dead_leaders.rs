@@ -1,0 +1,115 @@
+//! Notices that the node of a leader has ended, sooner than the leader's silence would tell.
+//!
+//! A process that ends closes its connections, and its port refuses new ones. That is a hint and no proof, so it is acted
+//! on by a pre-vote only: whoever still hears from the leader says no, and nothing has changed. The followers ask in
+//! turn, the first by number at once and the others later, so that they do not split the votes. A leader that falls silent
+//! without a word is noticed by the members' own timers.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::time::Duration;
+
+use model::NodeId;
+use openraft::Raft;
+use openraft::async_runtime::WatchReceiver;
+use openraft::storage::RaftStateMachine;
+use tokio::time::Instant;
+
+use crate::group::{LEASE, Types};
+use crate::node::Cluster;
+use crate::peer::{Lane, Peers};
+
+/// Between two looks. Each asks for votes where a leader's node has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A port that answers nothing for so long is no port that refuses.
+const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+/// The followers after the first ask so much later, each.
+const TURN: Duration = Duration::from_millis(150);
+
+/// Watches the leaders of the groups that this node follows, until it is gone.
+pub(crate) async fn watch(cluster: Weak<Cluster>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ended: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    loop {
+        looks.tick().await;
+        let Some(cluster) = cluster.upgrade() else { return };
+        let Some(peers) = cluster.peers() else { return };
+        let leaders = cluster.followed();
+        let looked = leaders.into_iter().map(|node| async move { (node, has_ended(peers, node).await) });
+        let looked = futures::future::join_all(looked).await;
+        ended.retain(|node, _| looked.contains(&(*node, true)));
+        for (node, _) in looked.into_iter().filter(|(_, ended)| *ended) {
+            let since = ended.entry(node).or_insert_with(Instant::now).elapsed();
+            cluster.replace_leader(node, since).await;
+        }
+    }
+}
+
+/// Whether a node's port refuses connections.
+async fn has_ended(peers: &Peers, node: NodeId) -> bool {
+    if peers.address(node).is_none() {
+        return false;
+    }
+    matches!(tokio::time::timeout(REFUSED_WITHIN, peers.reach(node, Lane::Votes)).await, Ok(Err(_)))
+}
+
+impl Cluster {
+    /// The nodes that lead groups which this node follows.
+    fn followed(&self) -> Vec<NodeId> {
+        let shards = self.residents.running();
+        let leaders = shards.iter().filter_map(|replica| follows(replica.raft()));
+        let mut leaders: Vec<NodeId> = leaders.chain(self.metadata.own().and_then(|own| follows(&own.raft))).collect();
+        leaders.sort_unstable();
+        leaders.dedup();
+        leaders
+    }
+
+    /// Asks for votes in each group that the node led, if it is this node's turn.
+    async fn replace_leader(&self, node: NodeId, since: Duration) {
+        for replica in self.residents.running() {
+            ask_for_votes(replica.raft(), node, since).await;
+        }
+        if let Some(own) = self.metadata.own() {
+            ask_for_votes(&own.raft, node, since).await;
+        }
+    }
+}
+
+/// The other member that leads a group, if this one votes.
+fn follows<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>) -> Option<NodeId> {
+    let me = *raft.node_id();
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader.filter(|leader| *leader != me)?;
+    metrics.membership_config.voter_ids().any(|voter| voter == me).then_some(NodeId(leader))
+}
+
+async fn ask_for_votes<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, dead: NodeId, since: Duration) {
+    if follows(raft) != Some(dead) {
+        return;
+    }
+    let me = *raft.node_id();
+    let before = raft.voter_ids().filter(|voter| *voter < me && *voter != dead.0).count();
+    if since >= turn(before as u32) {
+        // A group that has stopped says so elsewhere.
+        let _ = raft.trigger().elect(true).await;
+    }
+}
+
+/// How long after a leader's end a follower asks that has so many before it. Nobody votes before the lease has passed.
+fn turn(before: u32) -> Duration {
+    if before == 0 { Duration::ZERO } else { LEASE + before * TURN }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_follower_asks_at_once_and_the_others_when_it_has_had_its_turn() {
+        assert_eq!(turn(0), Duration::ZERO);
+        assert!(turn(1) >= LEASE + 2 * LOOK_EVERY);
+        assert_eq!(turn(2) - turn(1), TURN);
+    }
+}
