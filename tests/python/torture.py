@@ -36,6 +36,7 @@ KINDS = ["phone", "watch"]
 ASK_EVERY_S = 0.5
 # A question may wait for several elections; a client's patience, not the server's promise.
 ANSWER_WITHIN_S = 30
+READ_BACK_WITHIN_S = 300
 
 
 def options():
@@ -128,12 +129,13 @@ def torture(given, folder):
         victims = [node for role in given.victims.split(",") for node in cluster.of_role(role)]
         kills = 0
         began = next_kill = time.monotonic()
-        patience = began + 2 * given.points / given.rate + 300
+        # What was written is read back in peace.
+        end = began + given.points / given.rate
         while fleet.poll() is None:
-            if time.monotonic() > patience:
+            if time.monotonic() > 2 * end - began + READ_BACK_WITHIN_S:
                 wrong.append("the simulation hangs")
                 fleet.kill()
-            if time.monotonic() < next_kill + given.every:
+            if time.monotonic() < next_kill + given.every or time.monotonic() > end:
                 time.sleep(0.05)
                 continue
             next_kill = time.monotonic()
