@@ -333,6 +333,7 @@ fn peer_options(settings: &Settings, http: SocketAddr, rpc: SocketAddr, door: Ar
         join: settings.join.0.clone(),
         bootstrap_expect: settings.bootstrap_expect.0.map(NonZeroU32::get),
         replicas: settings.replicas.0.map(NonZeroU32::get),
+        gone_after: cluster::GONE_AFTER,
         door,
     }
 }

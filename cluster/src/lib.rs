@@ -59,7 +59,7 @@ mod upkeep;
 pub use error::Error;
 pub use metrics::Metrics;
 pub use moves::{Move, MoveKind, MoveState};
-pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, PeerOptions, ShardStatus};
+pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, GONE_AFTER, PeerOptions, ShardStatus};
 pub use nodes::{NodeInfo, NodeState, Roles};
 pub use shard_map::ShardMap;
 pub use state_file::check_state_files;

@@ -20,7 +20,7 @@ use crate::group::{GroupId, Member, Types};
 use crate::metadata::State;
 use crate::metadata::command::Command;
 use crate::moves::MoveKind;
-use crate::node::Cluster;
+use crate::node::{Cluster, GONE_AFTER};
 use crate::nodes::NodeState;
 use crate::peer::Lane;
 use crate::placement;
@@ -34,8 +34,8 @@ const NEAR_ENTRIES: u64 = 64;
 const SETTLED: Duration = Duration::from_secs(3);
 /// How long a node may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// A storage node out of reach for so long is taken to be gone: its replicas are made anew elsewhere.
-const GONE_AFTER: Duration = Duration::from_secs(600);
+/// Nodes that keep nothing are asked whether they are there at every so manieth look.
+const LOOKS_PER_ROLL_CALL: u64 = 10;
 
 /// Looks after the groups that this node leads, until it is gone.
 pub(crate) async fn keep(cluster: Weak<Cluster>) {
@@ -46,9 +46,11 @@ pub(crate) async fn keep(cluster: Weak<Cluster>) {
         looks.tick().await;
         let Some(cluster) = cluster.upgrade() else { return };
         cluster.look_after_shards(&mut seen).await;
-        if cluster.metadata.leads()
-            && let Err(error) = cluster.look_after_metadata(&mut seen).await
-        {
+        cluster.register_if_forgotten().await;
+        if !cluster.metadata.leads() {
+            // What it saw when it led last may be long ago.
+            seen.reached.clear();
+        } else if let Err(error) = cluster.look_after_metadata(&mut seen).await {
             tracing::debug!(%error, "the placement of shards is looked at again");
         }
     }
@@ -59,8 +61,10 @@ pub(crate) async fn keep(cluster: Weak<Cluster>) {
 struct Seen {
     /// Since when this node leads a shard.
     leads: BTreeMap<ShardId, Instant>,
-    /// When a node was last in reach.
+    /// When a node was last in reach, while this one leads the metadata group.
     reached: BTreeMap<NodeId, Instant>,
+    /// Looks at the metadata.
+    looks: u64,
 }
 
 impl Cluster {
@@ -164,23 +168,42 @@ impl Cluster {
         }
     }
 
+    /// A node that was out of reach for too long and has nothing was forgotten: it says that it is there. Another that has
+    /// its name meanwhile keeps it.
+    async fn register_if_forgotten(&self) {
+        let state = self.metadata.state().clone();
+        let me = &self.shared.me;
+        if state.cluster.is_none() || state.nodes.values().any(|node| node.id == me.id || node.name == me.name) {
+            return;
+        }
+        if let Err(error) = self.metadata.decide(Command::Register(me.clone())).await {
+            tracing::debug!(%error, "the cluster has forgotten this node; it is told again");
+        }
+    }
+
+    fn gone_after(&self) -> Duration {
+        self.shared.options.peers.as_ref().map_or(GONE_AFTER, |with| with.gone_after)
+    }
+
     /// What the leader of the metadata group decides about nodes and places.
     async fn look_after_metadata(&self, seen: &mut Seen) -> Result<()> {
         let state = self.metadata.state().clone();
-        let storage: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage).map(|n| n.id).collect();
-        let reached = futures::future::join_all(storage.iter().map(|&node| async move { (node, self.in_reach(node).await) })).await;
+        seen.looks += 1;
+        let all = seen.looks.is_multiple_of(LOOKS_PER_ROLL_CALL);
+        let asked: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage || all).map(|n| n.id).collect();
+        let reached = futures::future::join_all(asked.iter().map(|&node| async move { (node, self.in_reach(node).await) })).await;
         let now = Instant::now();
         let mut may_hold = Vec::new();
         for (node, reached) in reached {
             let last = seen.reached.entry(node).or_insert(now);
-            let state_of = state.nodes[&node].state;
+            let info = &state.nodes[&node];
             if reached {
                 *last = now;
-                if state_of == NodeState::Active {
+                if info.roles.storage && info.state == NodeState::Active {
                     may_hold.push(node);
                 }
-            } else if state_of == NodeState::Active && last.elapsed() >= GONE_AFTER {
-                tracing::warn!(node = state.nodes[&node].name, "a storage node is taken to be gone: it was out of reach for too long");
+            } else if info.state == NodeState::Active && last.elapsed() >= self.gone_after() {
+                tracing::warn!(node = info.name, roles = %info.roles, "a node is taken to be gone: it was out of reach for too long");
                 self.metadata.decide(Command::SetNodeState { node, state: NodeState::Gone }).await?;
                 return Ok(());
             }

@@ -105,10 +105,15 @@ pub struct PeerOptions {
     pub bootstrap_expect: Option<u32>,
     /// Replicas that a shard of a new cluster should have.
     pub replicas: Option<u32>,
+    /// A node out of reach for so long is taken to be gone: see [`GONE_AFTER`].
+    pub gone_after: Duration,
     /// What answers peers; the program hands requests in from the moment that it is made.
     pub door: Arc<PeerDoor>,
 }
 
+/// A node out of reach for so long is taken to be gone: its replicas are made anew elsewhere, and without any it is
+/// forgotten.
+pub const GONE_AFTER: Duration = Duration::from_secs(600);
 /// How long writes that wait may take once the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take to tell its figures before the answer does without it.

@@ -120,6 +120,7 @@ impl State {
             Command::SetNodeState { node, state } => match Arc::make_mut(&mut self.nodes).get_mut(node) {
                 Some(known) => {
                     known.state = *state;
+                    self.forget_gone();
                     Decided::Done
                 }
                 None => Decided::Outdated,
@@ -273,6 +274,12 @@ impl State {
         }
         let state = nodes.get(&node.id).map_or(NodeState::Active, |known| known.state);
         nodes.insert(node.id, NodeInfo { state, ..node.clone() });
+        self.forget_gone();
+    }
+
+    /// Forgets nodes that are gone and never kept anything. Those with the role of storage stay: replicas may name them.
+    fn forget_gone(&mut self) {
+        Arc::make_mut(&mut self.nodes).retain(|_, node| node.roles.storage || node.state != NodeState::Gone);
     }
 
     fn create_database(&mut self, name: &Arc<str>, routing_tag: Option<&Arc<str>>, retention_ns: Option<i64>) -> Decided {

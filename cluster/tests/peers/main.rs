@@ -5,9 +5,9 @@ mod leaders;
 mod places;
 mod splits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use arrow::array::{AsArray, Float64Array, TimestampNanosecondArray};
@@ -46,6 +46,7 @@ struct Host {
 
 struct Running {
     node: Arc<Cluster>,
+    door: Arc<PeerDoor>,
     closing: watch::Sender<bool>,
 }
 
@@ -54,7 +55,12 @@ struct World {
     hosts: Vec<Host>,
     shards: u32,
     secret: Option<Arc<str>>,
+    gone_after: Duration,
+    cuts: Cuts,
 }
+
+/// Who is not heard: the asker's number, as its requests say it, and the host that it asks.
+type Cuts = Arc<RwLock<HashSet<(String, usize)>>>;
 
 impl World {
     fn new(roles: &[&str], shards: u32) -> World {
@@ -73,7 +79,13 @@ impl World {
                 running: None,
             }
         };
-        World { hosts: roles.iter().enumerate().map(host).collect(), shards, secret: Some("of the cluster".into()) }
+        World {
+            hosts: roles.iter().enumerate().map(host).collect(),
+            shards,
+            secret: Some("of the cluster".into()),
+            gone_after: cluster::GONE_AFTER,
+            cuts: Cuts::default(),
+        }
     }
 
     fn options(&self, i: usize, expect: Option<u32>) -> ClusterOptions {
@@ -95,6 +107,7 @@ impl World {
                 join: self.hosts.iter().map(|host| host.address.clone()).collect(),
                 bootstrap_expect: expect,
                 replicas: None,
+                gone_after: self.gone_after,
                 door: PeerDoor::new(PeerSecurity { secret: self.secret.clone(), tls: None }),
             }),
         }
@@ -107,19 +120,54 @@ impl World {
             self.hosts[i].starts += 1;
             let options = self.options(i, expect);
             let door = options.peers.as_ref().unwrap().door.clone();
-            let listener = TcpListener::from_std(self.hosts[i].listener.try_clone().unwrap()).unwrap();
-            let (closing, closed) = watch::channel(false);
-            let answer = move |request| {
-                let door = door.clone();
-                async move { door.answer(request).await }
-            };
-            tokio::spawn(serve::serve(listener, None, answer, closed));
-            starting.push(async move { (i, closing, Cluster::start(options).await.expect("the node starts")) });
+            let closing = self.listen(i, door.clone());
+            starting.push(async move { (i, door, closing, Cluster::start(options).await.expect("the node starts")) });
         }
         let started = tokio::time::timeout(PATIENCE, futures::future::join_all(starting)).await.expect("they find each other");
-        for (i, closing, node) in started {
-            self.hosts[i].running = Some(Running { node, closing });
+        for (i, door, closing, node) in started {
+            self.hosts[i].running = Some(Running { node, door, closing });
         }
+    }
+
+    /// Has a host's door answer; until what is given back says no.
+    fn listen(&self, i: usize, door: Arc<PeerDoor>) -> watch::Sender<bool> {
+        let listener = TcpListener::from_std(self.hosts[i].listener.try_clone().unwrap()).unwrap();
+        let (closing, closed) = watch::channel(false);
+        let cuts = self.cuts.clone();
+        let answer = move |request: http::Request<hyper::body::Incoming>| {
+            let (door, cuts) = (door.clone(), cuts.clone());
+            async move {
+                let asker = request.headers().get("alluvium-node").and_then(|n| n.to_str().ok()).unwrap_or_default().to_owned();
+                if cuts.read().unwrap().contains(&(asker, i)) {
+                    // Lost on its way, and nobody is told.
+                    return std::future::pending().await;
+                }
+                door.answer(request).await
+            }
+        };
+        tokio::spawn(serve::serve(listener, None, answer, closed));
+        closing
+    }
+
+    /// Cuts the network: hosts hear only those on their own side. What was under way breaks off.
+    fn partition(&mut self, sides: &[&[usize]]) {
+        let side_of = |i: usize| sides.iter().position(|side| side.contains(&i)).expect("every host is on a side");
+        let running: Vec<usize> = (0..self.hosts.len()).filter(|i| self.hosts[*i].running.is_some()).collect();
+        let pairs = running.iter().flat_map(|&from| running.iter().map(move |&to| (from, to)));
+        let cuts = pairs.filter(|(from, to)| side_of(*from) != side_of(*to));
+        *self.cuts.write().unwrap() = cuts.map(|(from, to)| (self.node(from).node_id().to_string(), to)).collect();
+        for i in running {
+            let door = self.hosts[i].running.as_ref().expect("it runs").door.clone();
+            let closing = self.listen(i, door);
+            let before = std::mem::replace(&mut self.hosts[i].running.as_mut().expect("it runs").closing, closing);
+            before.send(true).unwrap();
+        }
+    }
+
+    /// Everybody hears everybody again.
+    fn heal(&mut self) {
+        let all: Vec<usize> = (0..self.hosts.len()).collect();
+        self.partition(&[&all]);
     }
 
     fn node(&self, i: usize) -> &Arc<Cluster> {
@@ -128,7 +176,7 @@ impl World {
 
     /// The node is gone from one moment to the next, as far as the others can see.
     fn kill(&mut self, i: usize) {
-        let Running { node, closing } = self.hosts[i].running.take().expect("it runs");
+        let Running { node, closing, .. } = self.hosts[i].running.take().expect("it runs");
         closing.send(true).unwrap();
         drop(node);
     }

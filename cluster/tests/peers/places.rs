@@ -57,3 +57,23 @@ async fn a_draining_node_gives_its_shards_away_while_writes_go_on() {
     assert!(world.node(1).shards().iter().all(|shard| !world.node(1).replicas(*shard).contains(&drained)));
     assert_eq!(world.rows(&table).await, rows);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_keeps_nothing_is_forgotten_when_it_stays_away_and_known_again_when_it_comes() {
+    let mut world = World::new(&["storage", "storage", "storage", "ingest", "query"], 1);
+    world.gone_after = Duration::from_secs(1);
+    world.start(&[0, 1, 2, 3, 4], Some(3)).await;
+    let names = |node: &Arc<Cluster>| node.nodes().into_iter().map(|n| n.name).collect::<Vec<_>>();
+    let all = wait("all are known", || async { Some(names(world.node(0))).filter(|names| names.len() == 5) }).await;
+    world.kill(4);
+    wait("the dead node is forgotten", || async { (names(world.node(0)).len() == 4).then_some(()) }).await;
+    assert!(!names(world.node(0)).contains(&"n5".to_owned()));
+    world.start(&[4], None).await;
+    assert_eq!(names(world.node(4)), all);
+    wait("it is known again", || async { (names(world.node(3)) == all).then_some(()) }).await;
+
+    // Somebody else says that it is gone while it is there: it does not stay so.
+    let forgotten = world.node(4).node_id();
+    world.node(0).set_node_state(forgotten, cluster::NodeState::Gone).await.unwrap();
+    wait("it has said that it is there", || async { (names(world.node(0)) == all).then_some(()) }).await;
+}

@@ -62,6 +62,7 @@ impl Fleet {
                 join: addresses.clone(),
                 bootstrap_expect: roles.storage.then_some(expect),
                 replicas: Some(replicas),
+                gone_after: cluster::GONE_AFTER,
                 door,
             };
             let made = Made { name: format!("n{}", i + 1), shards, peers: Some(peers), seed: 100 + i as u64 };
