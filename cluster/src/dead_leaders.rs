@@ -1,7 +1,8 @@
 //! Notices that the node of a leader has ended, sooner than the leader's silence would tell.
 //!
-//! A process that ends closes its connections, and its port refuses new ones. That is a hint and no proof, so it is acted
-//! on by a pre-vote only: whoever still hears from the leader says no, and nothing has changed. The followers ask in
+//! A process that ends closes its connections, and its port refuses new ones until it starts again; it then leads nothing
+//! (`group.rs`). A broken connection is a hint of this and no proof, so it is acted on by a pre-vote only: whoever still
+//! hears from the leader says no, and nothing has changed. The followers ask in
 //! turn, the first by number at once and the others later, so that they do not split the votes. A leader that falls silent
 //! without a word is noticed by the members' own timers.
 
@@ -23,6 +24,8 @@ use crate::peer::{Lane, Peers};
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A port that answers nothing for so long is no port that refuses.
 const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+/// A leader that is reached again and not replaced by then has not ended: the network has stumbled.
+const STILL_THERE: Duration = Duration::from_millis(2 * LEASE.as_millis() as u64);
 /// The followers after the first ask so much later, each.
 const TURN: Duration = Duration::from_millis(150);
 
@@ -30,28 +33,68 @@ const TURN: Duration = Duration::from_millis(150);
 pub(crate) async fn watch(cluster: Weak<Cluster>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut ended: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    let mut seen: BTreeMap<NodeId, Seen> = BTreeMap::new();
     loop {
         looks.tick().await;
         let Some(cluster) = cluster.upgrade() else { return };
         let Some(peers) = cluster.peers() else { return };
         let leaders = cluster.followed();
-        let looked = leaders.into_iter().map(|node| async move { (node, has_ended(peers, node).await) });
-        let looked = futures::future::join_all(looked).await;
-        ended.retain(|node, _| looked.contains(&(*node, true)));
-        for (node, _) in looked.into_iter().filter(|(_, ended)| *ended) {
-            let since = ended.entry(node).or_insert_with(Instant::now).elapsed();
-            cluster.replace_leader(node, since).await;
+        seen.retain(|node, _| leaders.contains(node));
+        let looked = leaders.into_iter().map(|node| async move { (node, look(peers, node).await) });
+        for (node, looked) in futures::future::join_all(looked).await {
+            let seen = seen.entry(node).or_default();
+            seen.note(looked, Instant::now());
+            if let Some(broken) = seen.broken {
+                cluster.replace_leader(node, broken.elapsed()).await;
+            }
         }
     }
 }
 
-/// Whether a node's port refuses connections.
-async fn has_ended(peers: &Peers, node: NodeId) -> bool {
-    if peers.address(node).is_none() {
-        return false;
+/// What a look at a leader's node shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// There is a connection, of this number.
+    Connected(u64),
+    /// Its port refuses connections.
+    Refused,
+    /// Nothing is known.
+    Unknown,
+}
+
+/// What earlier looks have shown.
+#[derive(Debug, Default)]
+struct Seen {
+    connection: Option<u64>,
+    /// When a connection was first seen to have broken.
+    broken: Option<Instant>,
+}
+
+impl Seen {
+    fn note(&mut self, look: Look, now: Instant) {
+        match look {
+            Look::Refused => _ = self.broken.get_or_insert(now),
+            Look::Connected(number) => {
+                if self.connection.replace(number).is_some_and(|before| before != number) {
+                    self.broken.get_or_insert(now);
+                } else if self.broken.is_some_and(|since| now - since > STILL_THERE) {
+                    self.broken = None;
+                }
+            }
+            Look::Unknown => {}
+        }
     }
-    matches!(tokio::time::timeout(REFUSED_WITHIN, peers.reach(node, Lane::Votes)).await, Ok(Err(_)))
+}
+
+async fn look(peers: &Peers, node: NodeId) -> Look {
+    if peers.address(node).is_none() {
+        return Look::Unknown;
+    }
+    match tokio::time::timeout(REFUSED_WITHIN, peers.reach(node, Lane::Votes)).await {
+        Ok(Ok(connection)) => Look::Connected(connection),
+        Ok(Err(_)) => Look::Refused,
+        Err(_) => Look::Unknown,
+    }
 }
 
 impl Cluster {
@@ -111,5 +154,23 @@ mod tests {
         assert_eq!(turn(0), Duration::ZERO);
         assert!(turn(1) >= LEASE + 2 * LOOK_EVERY);
         assert_eq!(turn(2) - turn(1), TURN);
+        assert!(turn(4) < STILL_THERE, "five voters each have their turn");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_opened_anew_is_a_hint_for_a_while() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        seen.note(Look::Connected(1), start);
+        seen.note(Look::Unknown, start);
+        seen.note(Look::Connected(1), start);
+        assert_eq!(seen.broken, None);
+        seen.note(Look::Connected(2), start);
+        seen.note(Look::Connected(2), start + STILL_THERE);
+        assert_eq!(seen.broken, Some(start));
+        seen.note(Look::Connected(2), start + STILL_THERE + LOOK_EVERY);
+        assert_eq!(seen.broken, None);
+        seen.note(Look::Refused, start + 3 * STILL_THERE);
+        seen.note(Look::Refused, start + 9 * STILL_THERE);
+        assert_eq!(seen.broken, Some(start + 3 * STILL_THERE));
     }
 }

@@ -256,6 +256,9 @@ where
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
         enable_pre_vote: Some(true),
+        // A leader that was killed does not know what was committed. Taking up its term again it would read, in good faith,
+        // less than it has acknowledged; it is elected anew instead, and the first entry of the new term tells.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     let config = Arc::new(config.validate().expect("our settings are consistent"));

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -74,6 +75,8 @@ pub struct Peers {
 
 #[derive(Default)]
 struct Line {
+    /// Connections opened so far.
+    opened: AtomicU64,
     sender: tokio::sync::Mutex<Option<SendRequest<PeerBody>>>,
 }
 
@@ -167,12 +170,12 @@ impl Peers {
         read_whole(address, response).await
     }
 
-    /// Returns when there is an open connection to a node.
-    pub(crate) async fn reach(&self, node: NodeId, lane: Lane) -> Result<()> {
+    /// Returns when there is an open connection to a node, with its number: another one than before if that has broken.
+    pub(crate) async fn reach(&self, node: NodeId, lane: Lane) -> Result<u64> {
         let unknown = || Error::Unreachable { node: node.to_string(), why: "its address is not known".to_owned() };
         let address = self.address(node).ok_or_else(unknown)?;
         let line = self.lines.lock().entry((address.clone(), lane)).or_default().clone();
-        self.connected(&line, &address).await.map(|_| ())
+        self.connected(&line, &address).await.map(|_| line.opened.load(Ordering::Relaxed))
     }
 
     /// A sender of the line, connected anew if it has broken.
@@ -192,6 +195,7 @@ impl Peers {
             Ok(Err(_)) => return Err(unreachable(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()))),
             Err(_) => return Err(Error::ShuttingDown),
         };
+        line.opened.fetch_add(1, Ordering::Relaxed);
         *sender = Some(opened.clone());
         Ok(opened)
     }

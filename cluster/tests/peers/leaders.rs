@@ -19,6 +19,34 @@ async fn a_dead_leader_is_replaced_and_nothing_is_lost() {
     assert_eq!(world.rows(&table).await, rows);
 }
 
+/// A leader that took up its term again would not know what it had committed, and read less than it has acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_killed_and_starts_again_at_once_reads_all_that_it_has_acknowledged() {
+    let mut world = World::new(&["storage", "storage", "storage", "ingest"], 1);
+    world.start(&[0, 1, 2, 3], Some(3)).await;
+    let (shard, table, mut rows) = (ShardId(0), world.table().await, Rows::new());
+    for round in 0..5 {
+        write(world.node(3), &table, round, 0..40, &mut rows).await;
+        let leader = world.leader(shard).await;
+        world.kill(leader);
+        world.start(&[leader], None).await;
+        let nodes: Vec<_> = (0..3).map(|i| world.node(i).clone()).collect();
+        let view = wait("somebody who reads", || async {
+            let mut reads: Vec<_> = nodes.iter().map(|node| Box::pin(node.read(shard))).collect();
+            while !reads.is_empty() {
+                let (read, _, others) = futures::future::select_all(reads).await;
+                match read {
+                    Ok(view) => return Some(view),
+                    Err(_) => reads = others,
+                }
+            }
+            None
+        })
+        .await;
+        assert_eq!(rows_of(&view, &table), rows, "round {round}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_was_away_for_longer_than_the_log_gets_the_files() {
     let mut world = World::new(&["storage", "storage", "storage"], 1);
@@ -43,4 +71,35 @@ async fn a_member_that_was_away_for_longer_than_the_log_gets_the_files() {
         (rows_of(&view, &table) == rows && !node.files().is_empty()).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_acknowledges_nothing_and_a_majority_goes_on() {
+    let mut world = World::new(&["storage", "storage", "storage", "ingest", "ingest"], 1);
+    world.start(&[0, 1, 2, 3, 4], Some(3)).await;
+    let (shard, table, mut rows) = (ShardId(0), world.table().await, Rows::new());
+    write(world.node(3), &table, 0, 0..40, &mut rows).await;
+
+    // The leader is alone with an ingest node that does not know it yet.
+    let lonely = world.leader(shard).await;
+    let others: Vec<usize> = [0, 1, 2, 4].into_iter().filter(|i| *i != lonely).collect();
+    world.partition(&[&others, &[lonely, 3]]);
+    let late = part(world.node(3), &table, 77_000, "phone-77", &[(77, 1.5)]).1;
+    let (at_leader, at_ingest) = tokio::join!(world.node(lonely).write(shard, late.clone()), world.node(3).write(shard, late.clone()));
+    assert!(at_leader.is_err() && at_ingest.is_err(), "a minority has acknowledged");
+    assert!(world.node(lonely).read(shard).await.is_err(), "a minority says that it knows the newest");
+    for round in 1..4 {
+        write(world.node(4), &table, round, 0..40, &mut rows).await;
+    }
+
+    // Nobody has a majority.
+    world.partition(&[&[0, 3], &[1, 4], &[2]]);
+    let writes = [3, 4].map(|i| world.node(i).write(shard, late.clone()));
+    assert!(futures::future::join_all(writes).await.iter().all(Result::is_err));
+
+    world.heal();
+    wait("the same is sent until it is kept", || async { world.node(3).write(shard, late.clone()).await.ok() }).await;
+    rows.insert(("phone-77".to_owned(), NOW.0 + 77), 1.5);
+    write(world.node(3), &table, 4, 0..40, &mut rows).await;
+    assert_eq!(world.rows(&table).await, rows);
 }
