@@ -23,14 +23,14 @@ PATIENCE_S = 60
 class Server:
     """One node on one data directory; may be killed and started again."""
 
-    def __init__(self, data_dir):
+    def __init__(self, data_dir, *arguments, program=PROGRAM):
         self.data_dir = data_dir
+        self.command = [program, "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", *map(str, arguments or ("--shards", 2))]
         self.process = None
         self.start()
 
     def start(self):
-        command = [PROGRAM, "serve", "--data-dir", str(self.data_dir), "--listen", "127.0.0.1:0", "--shards", "2"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.said = []
         self.is_ready = threading.Event()
         self.listener = threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True)

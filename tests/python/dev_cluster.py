@@ -104,6 +104,19 @@ class DevCluster:
     def status(self, node="query-1"):
         return json.loads(self.until(lambda a: a[0] == 200, node, "/cluster/v1/status")[1])
 
+    def applied(self, node):
+        """The last entry that each of a node's replicas has applied, by shard."""
+        answer = self.ask(node, "/metrics")
+        lines = answer[1].splitlines() if answer else []
+        return {line.split(" ")[0]: float(line.split(" ")[1]) for line in lines if line.startswith("alluvium_shard_applied_index{")}
+
+    def wait(self, what, holds):
+        """Looks again and again until something holds."""
+        end = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < end, f"waited in vain: {what}"
+            time.sleep(0.05)
+
     def trouble(self):
         """What nodes have said that none may say: (node, line)."""
         found = []

@@ -1,6 +1,7 @@
 """A whole cluster of processes on this machine, as `alluvium cluster dev` starts it: write anywhere, read anywhere, kill one."""
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -71,3 +72,67 @@ def test_three_of_each_write_anywhere_read_anywhere_lose_nothing(cluster):
         assert again.stop() == 0
     finally:
         again.abandon()
+
+
+def test_a_rolling_restart_under_writes_is_no_error_to_clients_that_retry(cluster):
+    write(cluster, "ingest-1", range(1, 101))
+    ended, kept, wrong = threading.Event(), set(range(1, 101)), []
+
+    def keep_writing():
+        """Sends each body to one node after another until one says that it is kept."""
+        start, turn = 101, 0
+        while not ended.is_set():
+            body = "\n".join(f"m,device_id=d{n % 50} v={n}i {n}" for n in range(start, start + 20))
+            answer = cluster.ask(f"ingest-{turn % 3 + 1}", "/write?db=default", body)
+            if answer and answer[0] == 204:
+                kept.update(range(start, start + 20))
+                start += 20
+            else:
+                turn += 1
+                if answer and answer[0] != 503:
+                    wrong.append(answer)
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    for node in sorted(cluster.nodes):
+        before = len(kept)
+        cluster.stop_node(node)
+        cluster.restart(node)
+        cluster.until(lambda _: len(kept) > before, node, "/ready")
+    ended.set()
+    writer.join(PATIENCE_S)
+    assert not wrong, wrong[:3]
+    found = [row["v"] for row in cluster.sql("SELECT v FROM m")]
+    # The last body may have been kept without its writer being told.
+    assert kept <= set(found) and len(found) - len(kept) in (0, 20) and len(found) == len(set(found))
+    assert cluster.stop() == 0
+    assert cluster.trouble() == []
+
+
+def test_an_empty_disk_under_an_old_name_is_a_new_replica(cluster):
+    for node in ("ingest-1", "ingest-2"):
+        start = 1 if node == "ingest-1" else 5001
+        for first in range(start, start + 5000, 500):
+            write(cluster, node, range(first, first + 500))
+    cluster.until(lambda a: a[0] == 200, "query-1", "/sql", "FLUSH")
+    before = {node["name"]: node["id"] for node in cluster.status()["nodes"]}
+    cluster.stop_node("storage-2")
+    shutil.rmtree(cluster.nodes["storage-2"]["data_dir"])
+    cluster.restart("storage-2")
+
+    def is_whole():
+        """Whether the node of the new disk, and not the old one, has every shard."""
+        nodes = [node for node in cluster.status()["nodes"] if node["name"] == "storage-2" and node["state"] == "active"]
+        return [n["id"] != before["storage-2"] for n in nodes] == [True] and \
+            cluster.applied("storage-2") == cluster.applied("storage-1") == cluster.applied("storage-3") != {}
+
+    cluster.wait("the new replicas have everything", is_whole)
+    assert cluster.count() == 10_000
+    # What it has is real: with another node dead, every majority needs it.
+    cluster.kill("storage-1")
+    assert cluster.count("query-2") == 10_000
+    write(cluster, "ingest-3", range(10_001, 10_101))
+    assert cluster.count("query-3") == 10_100
+    cluster.restart("storage-1")
+    assert cluster.stop() == 0
+    assert cluster.trouble() == []
