@@ -119,6 +119,19 @@ pub enum Error {
         /// The shard.
         shard: ShardId,
     },
+    /// Nothing is given up of a shard that can still decide.
+    #[error(
+        "{left} of the {of} replicas of shard {shard} are in reach: nothing of it is lost, and nothing is given up; where it has no \
+         leader, start the nodes that it is on"
+    )]
+    NotLost {
+        /// The shard.
+        shard: ShardId,
+        /// Replicas in reach.
+        left: usize,
+        /// All of them.
+        of: usize,
+    },
     /// The outcome of a write is not known: it may or may not be stored.
     #[error("the outcome of a write to shard {shard} is unknown: {why}")]
     Unknown {
@@ -204,7 +217,7 @@ impl Error {
             | Error::NoMetadataLeader { .. }
             | Error::NoMajority { .. }
             | Error::ShuttingDown => ErrorKind::TryAgain,
-            Error::Outdated { .. } => ErrorKind::YourRequest,
+            Error::Outdated { .. } | Error::NotLost { .. } => ErrorKind::YourRequest,
             Error::Stopped { .. } | Error::OtherCluster { .. } => ErrorKind::Broken,
             Error::Storage(e) => e.kind(),
         }

@@ -51,6 +51,9 @@ pub(crate) struct Leading {
     pub(crate) replica: Option<ReplicaId>,
     /// The members that vote; empty while that is changing.
     pub(crate) voters: Vec<NodeId>,
+    /// Term and index of the last entry of this node's log, if it has one.
+    #[serde(default)]
+    pub(crate) last: Option<(u64, u64)>,
 }
 
 /// What became of one part that was handed on.
@@ -130,8 +133,9 @@ impl Cluster {
                 term: served.replica.term(),
                 replica: Some(served.replica.store().replica()),
                 voters: served.replica.agreed_voters(),
+                last: served.replica.log().last().map(|last| (last.leader_id.term, last.index)),
             },
-            None => Leading { leader: None, term: Term(0), replica: None, voters: Vec::new() },
+            None => Leading { leader: None, term: Term(0), replica: None, voters: Vec::new(), last: None },
         }
     }
 

@@ -15,6 +15,7 @@
 //! | `split`, `moves` | one range becoming two; what is and was on its way |
 //! | [`peer`], `network`, `switchboard` | what nodes say to each other; raft's part of it; who a request is put through to |
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
+//! | `recover` | giving up replicas that are gone for ever, on an operator's word |
 //! | `dead_leaders` | which leaders have ended, sooner than their silence tells |
 //! | [`trace`] | the trace that a request belongs to, on its way to other nodes |
 //! | [`tokens`] | who is let in, and what they may do |
@@ -42,6 +43,7 @@ pub mod nodes;
 pub mod peer;
 mod placement;
 mod read_point;
+mod recover;
 mod replica;
 mod residents;
 mod room;
@@ -61,6 +63,7 @@ pub use metrics::Metrics;
 pub use moves::{Move, MoveKind, MoveState};
 pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, GONE_AFTER, PeerOptions, ShardStatus};
 pub use nodes::{NodeInfo, NodeState, Roles};
+pub use recover::{Held, Recovered};
 pub use shard_map::ShardMap;
 pub use state_file::check_state_files;
 pub use storage::entry::{Outcome, RetryWindow, WritePart};

@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::Stream;
-use model::{LogIndex, Term};
+use model::{LogIndex, Term, Timestamp};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
+use storage::entry::Entry;
 use storage::wal::{NewRecord, Wal, WalOptions, WalReader, WalRoom};
 
-use crate::group::{GroupKind, LogId, RaftEntry, Types, Vote, log_id};
+use crate::group::{Content, GroupKind, LogId, RaftEntry, Types, Vote, log_id};
 use crate::health::{GroupHealth, Health};
 use crate::log_record::{HardState, decode_entry, encode_payload};
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ use crate::{Error, Result};
 const READ_BYTES: usize = 4 << 20;
 /// Bytes of the newest entries kept at hand. More than may be in flight at once, so that apply finds them.
 const RECENT_BYTES: usize = 8 << 20;
+/// Entries among which the last write is looked for: elections and upkeep make fewer between two writes.
+const NEWEST_ENTRIES: u64 = 64;
 
 /// A group's log; clones share it.
 #[derive(Clone)]
@@ -183,6 +186,27 @@ impl Log {
     /// The last entry known durable.
     pub(crate) fn durable(&self) -> Option<LogIndex> {
         self.wal.lock().durable()
+    }
+
+    /// The last entry.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.recent.lock().last
+    }
+
+    /// When the last write arrived, if one of the newest entries of the log is a write.
+    pub(crate) fn last_arrival(&self) -> Option<Timestamp> {
+        let last = self.last()?.index;
+        let first = self.hard.lock().purged.as_ref().map_or(0, |id| id.index + 1);
+        (first.max(last.saturating_sub(NEWEST_ENTRIES))..=last).rev().find_map(|index| {
+            let entries = self.read(index, index + 1, READ_BYTES).ok()?;
+            match &entries.first()?.payload {
+                EntryPayload::Normal(proposal) => match proposal.content() {
+                    Content::Shard(Entry::Write(parts)) => parts.iter().map(|part| part.arrived).max(),
+                    _ => None,
+                },
+                _ => None,
+            }
+        })
     }
 
     /// Makes sure that entries of `bytes` in all can be appended; an error now instead of the end of the group later.

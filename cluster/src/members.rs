@@ -146,7 +146,7 @@ impl Cluster {
         }
     }
 
-    async fn leading_at(&self, shard: ShardId, node: NodeId) -> Option<Leading> {
+    pub(crate) async fn leading_at(&self, shard: ShardId, node: NodeId) -> Option<Leading> {
         if node == self.node_id() {
             return Some(self.leading(shard));
         }
@@ -216,7 +216,11 @@ impl Cluster {
         // One shard at a time: the next move begins when the last one's members are where they should be.
         for (&shard, placement) in state.placements.iter() {
             let Some(leader) = self.find_leader(shard).await else { return Ok(()) };
-            let Some(leading) = self.leading_at(shard, leader).await else { return Ok(()) };
+            let Some(leading) = self.leading_at(shard, leader).await.filter(|leading| leading.leader == Some(leader)) else {
+                // Whom this node takes for the leader leads no more, and no write through this node has told it so.
+                self.led_by(shard, None);
+                return Ok(());
+            };
             let voters: BTreeSet<NodeId> = leading.voters.into_iter().collect();
             if voters != placement.replicas.iter().copied().collect() {
                 return Ok(());

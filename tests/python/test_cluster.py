@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import subprocess
 import threading
 
 import pytest
 
-from dev_cluster import PATIENCE_S, DevCluster
+from dev_cluster import PATIENCE_S, PROGRAM, DevCluster
 
 SHARDS = 4
 
@@ -136,3 +137,39 @@ def test_an_empty_disk_under_an_old_name_is_a_new_replica(cluster):
     cluster.restart("storage-1")
     assert cluster.stop() == 0
     assert cluster.trouble() == []
+
+
+def test_a_shard_that_lost_its_majority_for_ever_goes_on_with_what_is_left(tmp_path):
+    cluster = DevCluster(tmp_path / "c", "--storage", 5, "--ingest", 1, "--query", 1, "--shards", 5)
+    try:
+        write(cluster, "ingest-1", range(1, 1001))
+        applied = lambda node: set(cluster.applied(node).items())
+        furthest = lambda: {shard: max(index for node in cluster.of_role("storage") for s, index in applied(node) if s == shard)
+                            for node in cluster.of_role("storage") for shard, _ in applied(node)}
+        cluster.wait("every replica has everything", lambda: all(
+            furthest()[shard] == index for node in cluster.of_role("storage") for shard, index in applied(node)))
+        recover = [PROGRAM, "cluster", "recover", "--url", cluster.url("ingest-1")]
+        refused = subprocess.run([*recover, "--accept-loss", "0"], capture_output=True, text=True, timeout=PATIENCE_S)
+        assert refused.returncode == 1 and "nothing of it is lost" in refused.stderr
+        assert subprocess.run([*recover, "0"], capture_output=True, timeout=PATIENCE_S).returncode == 2
+
+        dead = {"storage-1", "storage-2"}
+        halves = [s["shard"] for s in cluster.status()["shards"] if len(dead.intersection(s["placed"])) == 2]
+        assert halves
+        for node in dead:
+            cluster.kill(node)
+        for shard in halves:
+            done = subprocess.run([*recover, "--accept-loss", str(shard)], capture_output=True, text=True, timeout=PATIENCE_S)
+            assert done.returncode == 0, done.stderr
+            assert "storage-1" in done.stdout and "storage-2" in done.stdout and "of routing hashes" in done.stdout, done.stdout
+        assert cluster.count() == 1000
+        write(cluster, "ingest-1", range(1001, 1101))
+        assert cluster.count() == 1100
+        cluster.wait("every shard has three replicas again", lambda: all(
+            len(s["placed"]) == 3 and sorted(s["placed"]) == sorted(s["replicas"]) and not dead.intersection(s["placed"])
+            for s in cluster.status()["shards"]))
+        # One that was given up and comes back is not heard.
+        cluster.restart("storage-1")
+        assert cluster.count() == 1100
+    finally:
+        cluster.abandon()

@@ -74,7 +74,11 @@ class Asker(threading.Thread):
         self.ended = threading.Event()
         self.asked = self.most = 0
         self.longest = 0.0
+        self.began = time.monotonic()
         self.wrong = []
+
+    def note(self, what):
+        self.wrong.append(f"at {time.monotonic() - self.began:.1f} s: {what}")
 
     def run(self):
         sql = " UNION ALL ".join(f"SELECT count(*) AS n FROM {kind}" for kind in KINDS)
@@ -88,20 +92,20 @@ class Asker(threading.Thread):
                     break
                 missing = answer and answer[0] == 400 and not there and "not found" in answer[1]
                 if answer and answer[0] != 503 and not missing:
-                    self.wrong.append(f"a question was answered with {answer}")
+                    self.note(f"a question was answered with {answer}")
                 if missing or self.ended.is_set() or time.monotonic() > started + PATIENCE_S:
                     break
                 time.sleep(0.02)
             if not answer or answer[0] != 200:
                 if there and not self.ended.is_set():
-                    self.wrong.append(f"no answer to a question for {PATIENCE_S} s, last {answer}")
+                    self.note(f"no answer to a question for {PATIENCE_S} s, last {answer}")
                 continue
             there = True
             self.asked += 1
             self.longest = max(self.longest, time.monotonic() - started)
             rows = sum(row["n"] for row in json.loads(answer[1]))
             if rows < self.most:
-                self.wrong.append(f"{rows} rows after {self.most}")
+                self.note(f"{rows} rows after {self.most}")
             self.most = max(self.most, rows)
 
     def end(self):

@@ -6,7 +6,7 @@
 //! POST drain      {"node": "storage-3", "stop": false}
 //! POST hand_over  {"timeout_ms": 60000}
 //! POST split      {"shard": 3, "at": "9223372036854775808"?}    the first hash of the new shard, as a text or a number
-//! POST recover                                          501: later
+//! POST recover    {"shard": 3, "accept_loss": true}
 //! ```
 
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ pub fn router(cluster: Arc<Cluster>) -> Router {
         .route("/cluster/v1/drain", post(drain))
         .route("/cluster/v1/hand_over", post(hand_over))
         .route("/cluster/v1/split", post(split))
-        .route("/cluster/v1/recover", post(later))
+        .route("/cluster/v1/recover", post(recover))
         .with_state(cluster)
 }
 
@@ -218,6 +218,23 @@ async fn hand_over(State(cluster): State<Arc<Cluster>>, Extension(id): Extension
     }
 }
 
-async fn later(Extension(id): Extension<RequestId>) -> Response {
-    refusal(StatusCode::NOT_IMPLEMENTED, "this comes later", id)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recover {
+    shard: u32,
+    accept_loss: bool,
+}
+
+async fn recover(State(cluster): State<Arc<Cluster>>, Extension(id): Extension<RequestId>, request: Request) -> Response {
+    let recovered = async {
+        let asked: Recover = read(request).await?;
+        if !asked.accept_loss {
+            return Err(Refused::wrong("rows may be lost by this: it is done with \"accept_loss\": true only".to_owned()));
+        }
+        Ok::<_, Refused>(cluster.recover(ShardId(asked.shard)).await?)
+    };
+    match recovered.await {
+        Ok(recovered) => Json(recovered).into_response(),
+        Err(refused) => refused.answer(id),
+    }
 }

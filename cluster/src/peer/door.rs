@@ -25,6 +25,7 @@ use model::{NodeId, ShardId};
 use openraft::raft::{StreamAppendResult, TransferLeaderRequest};
 
 use crate::group::{GroupId, GroupKind, Types};
+use crate::nodes::NodeState;
 use crate::peer::client::{PeerBody, whole};
 use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, refusal, wire};
 use crate::switchboard::{GroupHandle, Switchboard};
@@ -182,6 +183,7 @@ async fn route(switchboard: &Arc<Switchboard>, asker: Asker, request: Request<In
                 ("compact", []) => done(cluster.compact_for_peer(shard, &read(asker, body).await?).await?),
                 ("fetch", []) => done(cluster.fetch_for_peer(shard, asker.node, &read(asker, body).await?).await?),
                 ("snapshot", []) => done(cluster.snapshot_for_peer(shard)?),
+                ("recover", []) => done(cluster.recover_for_peer(shard).await?),
                 ("leader", []) => json(&cluster.leading(shard)),
                 ("file", []) => {
                     let path = read(asker, body).await?;
@@ -201,6 +203,11 @@ async fn raft(switchboard: &Switchboard, asker: Asker, group: GroupId, what: &st
     let Some((handle, heard)) = switchboard.group(group) else {
         return Err(Error::Unreachable { node: "this node".to_owned(), why: format!("it has no member of group {group} yet") });
     };
+    // What was given up may come back all the same: it is not heard (`recover.rs`).
+    let gone = switchboard.metadata().is_ok_and(|m| m.state().nodes.get(&asker.node).is_some_and(|n| n.state == NodeState::Gone));
+    if gone {
+        return Err(Error::Unreachable { node: "this node".to_owned(), why: format!("node {} is gone, the cluster says", asker.node) });
+    }
     let bad = |e: io::Error| unreadable(asker, e);
     let ended = |e: String| Error::Stopped { what: format!("group {group}"), why: e };
     match what {

@@ -77,3 +77,73 @@ async fn a_node_that_keeps_nothing_is_forgotten_when_it_stays_away_and_known_aga
     world.node(0).set_node_state(forgotten, cluster::NodeState::Gone).await.unwrap();
     wait("it has said that it is there", || async { (names(world.node(0)) == all).then_some(()) }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_whose_majority_is_gone_goes_on_with_what_is_left_or_begins_empty() {
+    let mut world = World::new(&["storage"; 7], 7);
+    world.start(&[0, 1, 2, 3, 4, 5, 6], Some(7)).await;
+    let table = world.table().await;
+    let mut rows = Rows::new();
+    write(world.node(0), &table, 0, 0..200, &mut rows).await;
+    let ids: Vec<_> = (0..7).map(|i| world.node(i).node_id()).collect();
+    let placed =
+        |world: &World, shard| world.node(0).replicas(shard).iter().map(|id| ids.iter().position(|i| i == id).unwrap()).collect::<Vec<_>>();
+    let shards = world.node(0).shards();
+    let error = world.node(0).recover(shards[0]).await.unwrap_err();
+    assert!(matches!(error, cluster::Error::NotLost { .. }), "{error}");
+
+    // Three nodes go, of which two at most vote in the metadata group: a shard dies with them, others keep one replica.
+    let voters: Vec<_> = {
+        let mut all: Vec<usize> = (0..7).collect();
+        all.sort_by_key(|i| ids[*i]);
+        all[..5].to_vec()
+    };
+    let lost = *shards.iter().find(|s| placed(&world, **s).iter().filter(|i| voters.contains(i)).count() <= 2).expect("one of seven");
+    let dead = placed(&world, lost);
+    let here = (0..7).find(|i| !dead.contains(i)).unwrap();
+    let left = |world: &World, shard| placed(world, shard).into_iter().filter(|i| !dead.contains(i)).collect::<Vec<_>>();
+    let minority: Vec<ShardId> = shards.iter().copied().filter(|s| left(&world, *s).len() == 1).collect();
+    assert!(!minority.is_empty());
+    for &shard in &minority {
+        let survivor = world.node(left(&world, shard)[0]).clone();
+        let leader = world.node(world.leader(shard).await).clone();
+        let all = rows_of(&leader.read(shard).await.unwrap(), &table);
+        wait("the one that will be left has everything", || async {
+            (rows_of(&survivor.read_stale(shard).unwrap().0, &table) == all).then_some(())
+        })
+        .await;
+    }
+    for &i in &dead {
+        world.kill(i);
+    }
+    let node = world.node(here).clone();
+    wait("the metadata group is led again", || async { node.refresh().await.ok() }).await;
+    let range = |shard| node.shard_map().ranges.iter().find(|r| r.shard == shard).cloned().unwrap();
+    for shard in minority.iter().copied().chain([lost]) {
+        let survivors = left(&world, shard);
+        let recovered = node.recover(shard).await.unwrap();
+        assert_eq!((recovered.hash_start, recovered.hash_last), (range(shard).start, range(shard).last));
+        assert_eq!(recovered.lost.len(), 3 - survivors.len());
+        assert_eq!(recovered.held.is_some(), shard != lost, "{recovered:?}");
+        if let Some(survivor) = survivors.first() {
+            assert_eq!(recovered.node, format!("n{}", survivor + 1));
+            assert_eq!(recovered.held.unwrap().arrived_ns, Some(NOW.0));
+        }
+    }
+    // Exactly the rows of the shard that had no replica left are lost.
+    let database = node.catalog().database(DATABASE).unwrap().id;
+    rows.retain(|(device, _), _| node.shard_map().range_of(routing_hash_of_tag(database, device)).shard != lost);
+    assert!(rows.len() < 200 && rows.len() > 100);
+    assert_eq!(world.rows(&table).await, rows);
+    write(&node, &table, 1, 0..200, &mut rows).await;
+    assert_eq!(world.rows(&table).await, rows);
+    wait("every shard has three replicas that vote", || async {
+        let whole = |shard: &ShardId| {
+            node.replicas(*shard).len() == 3
+                && node.replicas(*shard).iter().all(|id| ids.iter().position(|i| i == id).is_some_and(|i| !dead.contains(&i)))
+        };
+        node.shards().iter().all(whole).then_some(())
+    })
+    .await;
+    assert_eq!(world.rows(&table).await, rows);
+}

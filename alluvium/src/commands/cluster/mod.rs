@@ -1,4 +1,4 @@
-//! `alluvium cluster dev|status|move|split|drain|hand-over`: a cluster on this machine, and what an operator does to a running
+//! `alluvium cluster dev|status|move|split|drain|hand-over|recover`: a cluster on this machine, and what an operator does to a running
 //! one.
 
 mod dev;
@@ -36,6 +36,8 @@ enum What {
     Drain(operate::DrainArgs),
     /// Let others lead what a node leads, before it is stopped for a while
     HandOver(operate::HandOverArgs),
+    /// Give up the replicas of a shard whose majority is gone for ever, and go on with what is left
+    Recover(operate::RecoverArgs),
 }
 
 pub(super) fn run(args: ClusterArgs) -> anyhow::Result<()> {
@@ -49,6 +51,7 @@ pub(super) fn run(args: ClusterArgs) -> anyhow::Result<()> {
             What::Split(args) => super::interruptible(operate::split(args)).await,
             What::Drain(args) => super::interruptible(operate::drain(args)).await,
             What::HandOver(args) => super::interruptible(operate::hand_over(args)).await,
+            What::Recover(args) => super::interruptible(operate::recover(args)).await,
         }
     })
 }

@@ -1,4 +1,4 @@
-//! `alluvium cluster status|move|split|drain|hand-over`: what an operator asks of a running cluster, at any of its nodes.
+//! `alluvium cluster status|move|split|drain|hand-over|recover`: what an operator asks of a running cluster, at any of its nodes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use cluster::Recovered;
 use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -115,6 +116,22 @@ pub(super) struct HandOverArgs {
     /// Gives up after so long; what the node still leads is then led by others once it has stopped
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     timeout: Span,
+
+    #[command(flatten)]
+    server: Asked,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  alluvium cluster recover --accept-loss 3\n\n\
+    Of the replicas that are left the one with the most of its log goes on alone and is replicated anew; where none is left the\n\
+    shard begins empty. The nodes that are given up are gone for good: they are not heard if they come back.")]
+pub(super) struct RecoverArgs {
+    /// The shard's number
+    shard: u32,
+
+    /// What only the lost replicas had is lost, and you know that their nodes never come back
+    #[arg(long, required = true)]
+    accept_loss: bool,
 
     #[command(flatten)]
     server: Asked,
@@ -239,4 +256,52 @@ pub(super) async fn hand_over(args: HandOverArgs) -> anyhow::Result<()> {
     let timeout_ms = u64::try_from(args.timeout.0.as_millis())?;
     post(&client, "/cluster/v1/hand_over", serde_json::json!({"timeout_ms": timeout_ms})).await?;
     Ok(writeln!(std::io::stderr(), "other nodes lead what this one led")?)
+}
+
+pub(super) async fn recover(args: RecoverArgs) -> anyhow::Result<()> {
+    let client = args.server.client()?;
+    let asked = serde_json::json!({"shard": args.shard, "accept_loss": args.accept_loss});
+    let recovered: Recovered = serde_json::from_slice(&post(&client, "/cluster/v1/recover", asked).await?)?;
+    Ok(writeln!(std::io::stdout(), "{}", told(&recovered))?)
+}
+
+/// What was lost, in words.
+fn told(recovered: &Recovered) -> String {
+    let Recovered { shard, hash_start, hash_last, lost, node, held } = recovered;
+    let range = format!("routing hashes {hash_start:016x} to {hash_last:016x}");
+    let lost = lost.join(", ");
+    match held {
+        None => format!("shard {shard}: given up on {lost}\nlost: every row of {range}\nit begins empty on {node}"),
+        Some(held) => {
+            let until = match held.arrived_ns {
+                Some(ns) => {
+                    let time = std::time::UNIX_EPOCH + Duration::from_nanos(ns.max(0).unsigned_abs());
+                    format!("entry {} of its log, whose last write arrived at {}", held.index, humantime::format_rfc3339_nanos(time))
+                }
+                None => format!("entry {} of its log", held.index),
+            };
+            format!("shard {shard}: given up on {lost}\nlost: what came after {until}, of {range}\nit goes on with what {node} has")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::Held;
+
+    use super::*;
+
+    #[test]
+    fn what_is_lost_is_told_exactly() {
+        let held = Some(Held { index: 42, arrived_ns: Some(1_780_000_000_000_000_007) });
+        let mut recovered =
+            Recovered { shard: 3, hash_start: 0, hash_last: u64::MAX / 2, lost: vec!["s1".into(), "s2".into()], node: "s3".into(), held };
+        assert_eq!(
+            told(&recovered),
+            "shard 3: given up on s1, s2\nlost: what came after entry 42 of its log, whose last write arrived at \
+             2026-05-28T20:26:40.000000007Z, of routing hashes 0000000000000000 to 7fffffffffffffff\nit goes on with what s3 has"
+        );
+        recovered.held = None;
+        assert!(told(&recovered).contains("lost: every row of routing hashes 0000000000000000 to 7fffffffffffffff\nit begins empty on s3"));
+    }
 }
