@@ -21,6 +21,8 @@ use openraft::EntryPayload;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use serde::{Deserialize, Serialize};
+use storage::HashRange;
+use storage::entry::Entry;
 
 use crate::forward::Leading;
 use crate::group::{Member, Membership, RaftEntry, Vote, log_id};
@@ -140,6 +142,11 @@ impl Cluster {
         let me = &self.shared.me;
         let member = Member { name: me.name.clone(), replica: replica.store().replica(), rpc: me.rpc.clone() };
         let held = replica.go_on_alone(member).await?;
+        // A split that it has lost, or that was before all of it was lost, has still taken place.
+        let range = self.shard_map().range_of_shard(shard).map(|r| HashRange { start: r.start, last: r.last, version: r.version });
+        if let Some(range) = range.filter(|range| range.version > replica.store().range().version) {
+            replica.propose(Entry::Range(range)).await?;
+        }
         Ok(serde_json::to_vec(&held).expect("writing to memory").into())
     }
 }

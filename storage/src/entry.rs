@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! entry     = | format u8 = 1 | kind u8 | body |                             all numbers little-endian
-//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table, 8 split, 9 split done; reserved: 6 delete, 7 erase
+//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table, 8 split, 9 split done, 10 range; reserved: 6 delete, 7 erase
 //! write     = | parts u32 | part … |
 //! part      = | origin u128 | sequence u64 | arrived i64 | range_version u64 | retry_window u8 | batches u32 | batch … |
 //! batch     = see model::batch
@@ -15,13 +15,14 @@
 //! drop      = | table u32 |
 //! split     = | child u32 | start u64 | at u64 | last u64 | version u64 |     see crate::range
 //! done      = | child u32 |
+//! range     = | start u64 | last u64 | version u64 |
 //! ```
 
 use bytes::Bytes;
 use model::{DatabaseId, DecodeError, Epoch, PointBatch, ShardId, TableId, Timestamp};
 
 use crate::manifest::ManifestEdit;
-use crate::range::Split;
+use crate::range::{HashRange, Split};
 
 /// Bytes that one entry may have when encoded; larger parts become several.
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;
@@ -49,6 +50,9 @@ pub enum Entry {
     },
     /// The shard's range becomes two (DESIGN rules 2 and 7). Every replica closes its memtable here.
     Split(Split),
+    /// The shard keeps these routing hashes from here on, by the word of the shard map: it lost the entry that said so, or all
+    /// that it had (`cluster recover`). Every replica closes its memtable here. No effect where the version is not newer.
+    Range(HashRange),
     /// The shard that was split off keeps its rows on a majority of its own: this one need not any more.
     SplitDone {
         /// The shard that was split off.
@@ -111,6 +115,7 @@ const RETENTION: u8 = 4;
 const DROP_TABLE: u8 = 5;
 const SPLIT: u8 = 8;
 const SPLIT_DONE: u8 = 9;
+const RANGE: u8 = 10;
 
 impl Entry {
     /// Appends the entry's bytes.
@@ -151,6 +156,12 @@ impl Entry {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
             }
+            Entry::Range(range) => {
+                out.push(RANGE);
+                for number in [range.start, range.last, range.version.0] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
             Entry::SplitDone { child } => {
                 out.push(SPLIT_DONE);
                 out.extend_from_slice(&child.0.to_le_bytes());
@@ -181,6 +192,11 @@ impl Entry {
                 child: ShardId(u32::from_le_bytes(cursor.take("child")?)),
                 start: u64::from_le_bytes(cursor.take("start of the range")?),
                 at: u64::from_le_bytes(cursor.take("place of the split")?),
+                last: u64::from_le_bytes(cursor.take("end of the range")?),
+                version: Epoch(u64::from_le_bytes(cursor.take("range version")?)),
+            }),
+            RANGE => Entry::Range(HashRange {
+                start: u64::from_le_bytes(cursor.take("start of the range")?),
                 last: u64::from_le_bytes(cursor.take("end of the range")?),
                 version: Epoch(u64::from_le_bytes(cursor.take("range version")?)),
             }),
@@ -273,6 +289,7 @@ mod tests {
             Entry::DropTable { table: TableId(3) },
             Entry::Split(split()),
             Entry::SplitDone { child: ShardId(9) },
+            Entry::Range(split().upper()),
         ]
     }
 
@@ -303,7 +320,7 @@ mod tests {
 
     #[test]
     fn what_a_newer_program_wrote_is_refused_and_not_taken_for_something_else() {
-        for reserved in [0, 6, 7, 10, 255] {
+        for reserved in [0, 6, 7, 11, 255] {
             assert!(Entry::decode(&Bytes::copy_from_slice(&[FORMAT, reserved])).is_err());
         }
         assert!(Entry::decode(&Bytes::from_static(&[2, SEAL])).is_err());
@@ -318,6 +335,7 @@ mod tests {
         let split_bytes = "010809000000010000000000000000000000000100".to_owned() + "00ffffffffffffffff0200000000000000";
         assert_eq!(hex(&Entry::Split(split())), split_bytes);
         assert_eq!(hex(&Entry::SplitDone { child: ShardId(9) }), "010909000000");
+        assert_eq!(hex(&Entry::Range(split().upper())), "010a0000000000010000ffffffffffffffff0300000000000000");
         let part = WritePart {
             origin: 1,
             sequence: 2,
@@ -335,7 +353,7 @@ mod tests {
         fn foreign_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
             if known && bytes.len() > 1 {
                 bytes[0] = FORMAT;
-                bytes[1] %= 11;
+                bytes[1] %= 12;
             }
             let _ = Entry::decode(&bytes.into());
         }

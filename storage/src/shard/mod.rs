@@ -172,6 +172,7 @@ impl Shard {
             Entry::Retention { database, cutoff } => self.state.lock().retain(index, *database, *cutoff),
             Entry::DropTable { table } => self.state.lock().drop_table(index, *table),
             Entry::Split(split) => self.state.lock().split(term, index, split),
+            Entry::Range(range) => self.state.lock().take_range(term, index, *range),
             Entry::SplitDone { child } => self.state.lock().split_done(index, *child),
         };
         Ok(vec![outcome])

@@ -225,14 +225,28 @@ impl State {
         if !split.fits(&self.range) || self.is_splitting() {
             return Outcome::Ignored;
         }
+        self.narrow(term, index, split.lower(), Some(*split));
+        Outcome::Done
+    }
+
+    /// The range is what the shard map says, without anything being split off.
+    pub(super) fn take_range(&mut self, term: Term, index: LogIndex, range: HashRange) -> Outcome {
+        self.begin(index);
+        if range.version <= self.range.version {
+            return Outcome::Ignored;
+        }
+        self.narrow(term, index, range, None);
+        Outcome::Done
+    }
+
+    fn narrow(&mut self, term: Term, index: LogIndex, range: HashRange, split: Option<Split>) {
         let before = self.range.version;
-        self.range = split.lower();
-        self.close_memtable(term, index, before, Some(*split));
-        // Newest rows that are at hand are both halves'.
+        self.range = range;
+        self.close_memtable(term, index, before, split);
+        // Newest rows that are at hand may be other shards'.
         self.last_rows = LastRows::default();
         self.expected = None;
         self.unsure = self.live.keys().copied().filter(|table| !self.too_large.contains(table)).collect();
-        Outcome::Done
     }
 
     /// What was split off has a shard of its own that keeps it.

@@ -126,6 +126,21 @@ fn nothing_is_compacted_until_the_split_is_done_and_then_each_half_keeps_its_own
 }
 
 #[test]
+fn a_shard_that_lost_the_split_takes_the_range_that_the_map_has() {
+    let disk = FaultyDisk::new(9);
+    let shard = open_on(&disk, 1).unwrap();
+    let (split, lower, upper) = halves();
+    apply(&shard, 0, &write(1, 1, &whole(&lower, &upper)));
+    assert_eq!(apply(&shard, 1, &Entry::Range(split.upper())), [Outcome::Done]);
+    assert_eq!(apply(&shard, 2, &Entry::Range(split.lower())), [Outcome::Ignored], "it is no newer one");
+    assert_eq!((shard.range(), shard.is_splitting(), read(&shard.view(), 1)), (split.upper(), false, upper.clone()));
+    let edit = shard.flush(&catalog()).unwrap().unwrap();
+    assert_eq!(apply(&shard, 3, &Entry::Manifest(edit)), [Outcome::Done]);
+    let again = open_on(&disk.power_loss(1), 1).unwrap();
+    assert_eq!((again.range(), read(&again.view(), 1)), (split.upper(), upper));
+}
+
+#[test]
 fn a_replica_that_is_given_a_snapshot_learns_of_the_split() {
     let (disk, other) = (FaultyDisk::new(5), FaultyDisk::new(6));
     let (shard, new) = (open_on(&disk, 1).unwrap(), open_on(&other, 2).unwrap());
