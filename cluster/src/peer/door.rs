@@ -193,6 +193,7 @@ async fn route(switchboard: &Arc<Switchboard>, asker: Asker, request: Request<In
                 _ => Ok(answer(StatusCode::NOT_FOUND, "a shard is not asked that")),
             }
         }
+        ["clock"] => done(switchboard.cluster()?.cutoffs.own_time().0.to_string()),
         ["status"] => json(&switchboard.cluster()?.status_for_peer()),
         _ => Ok(answer(StatusCode::NOT_FOUND, "peers are not asked that")),
     }
