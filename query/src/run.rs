@@ -1,7 +1,7 @@
 //! One statement's journey: placed, planned, run where its shards are, answered.
 //!
 //! The first rows are awaited before the asker hears anything, because until then a query can begin anew: once, when a
-//! node was lost, a shard has moved or was split, or the schema is newer than the plan. After the first rows an error ends the
+//! node was lost or the schema is newer than the plan; a few times, when shards have moved or were split. After the first rows an error ends the
 //! answer (DESIGN rule 10). The steps are [`Question::begin`] and [`Question::execute`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -108,7 +108,7 @@ impl From<SendableRecordBatchStream> for Rows {
 /// Begins the query, then passes its rows on until they end, the deadline passes, somebody kills it, or nobody wants it.
 pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot::Sender<Result<Begun>>, parts: mpsc::Sender<Part>) {
     let bound = Bound(ticket.stop.clone());
-    let (scope, mut rows, first) = match question.begin_once_or_twice(&bound, &mut ticket).await {
+    let (scope, mut rows, first) = match question.begin_or_begin_anew(&bound, &mut ticket).await {
         Ok(begun) => begun,
         Err(e) => {
             log(&e);
@@ -175,6 +175,16 @@ fn name_shards(scope: &Scope, e: Error) -> Error {
     }
 }
 
+/// How often a query may begin anew after this error. Shards that move or are split have other leaders several times in a
+/// row, each of which is known a moment later; a node that was lost has taken its time already.
+fn attempts_after(e: &Error) -> u32 {
+    match e {
+        Error::Elsewhere { .. }
+        | Error::Cluster(cluster::Error::NotHere { .. } | cluster::Error::NoLeader { .. } | cluster::Error::RangeChanged { .. }) => 5,
+        _ => 1,
+    }
+}
+
 /// Until when a query may run.
 struct Bound(Arc<Stop>);
 
@@ -189,8 +199,8 @@ impl Bound {
 }
 
 impl Question {
-    /// The run whose first rows are there: the first, or one more where that can help.
-    async fn begin_once_or_twice(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Held, Rows, Option<RecordBatch>)> {
+    /// The run whose first rows are there: the first, or another where that can help.
+    async fn begin_or_begin_anew(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Held, Rows, Option<RecordBatch>)> {
         let mut avoid = BTreeSet::new();
         for attempt in 0.. {
             let scope = Held(Arc::new(self.scope(ticket, attempt, &avoid)));
@@ -203,15 +213,15 @@ impl Question {
                 Ok((rows, first)) => return Ok((scope, rows, first)),
                 Err(e) => e,
             };
-            let again =
-                attempt == 0 && self.reach == Reach::Cluster && bound.run(ticket, self.can_begin_anew(&scope, &e, &mut avoid)).await?;
+            let may = attempt < attempts_after(&e) && self.reach == Reach::Cluster;
+            let again = may && bound.run(ticket, self.can_begin_anew(&scope, &e, &mut avoid)).await?;
             if !again {
                 return Err(name_shards(&scope, e));
             }
             tracing::info!(error = %e, "the query begins anew");
             self.engine.metrics.begun_anew.inc();
         }
-        unreachable!("the second attempt is the last")
+        unreachable!("some attempt is the last")
     }
 
     /// The world of one attempt.

@@ -40,6 +40,26 @@ class Writer(threading.Thread):
         self.cluster.wait("writes go on", lambda: self.kept >= before + 40)
 
 
+class Reader(threading.Thread):
+    """Counts again and again: every answer has all that was kept before it was asked for."""
+
+    def __init__(self, cluster, writer):
+        super().__init__(daemon=True)
+        self.cluster, self.writer, self.asked, self.wrong = cluster, writer, 0, []
+
+    def run(self):
+        while not self.writer.ended.is_set():
+            kept = self.writer.kept
+            answer = self.cluster.ask(f"query-{self.asked % 3 + 1}", "/sql?format=csv", "SELECT count(*), count(DISTINCT v) FROM m", 30)
+            self.asked += 1
+            if not answer or answer[0] != 200:
+                self.wrong.append(answer)
+                continue
+            rows, different = map(int, answer[1].split()[-1].split(","))
+            if rows != different or rows < kept:
+                self.wrong.append((kept, rows, different))
+
+
 def operate(cluster, *command):
     url = cluster.url("query-2")
     done = subprocess.run([cluster.program, "cluster", *command, "--url", url], capture_output=True, text=True, timeout=PATIENCE_S)
@@ -51,6 +71,8 @@ def test_splits_and_moves_under_load_lose_nothing_and_can_be_watched(cluster):
     writer = Writer(cluster)
     writer.start()
     writer.go_on()
+    reader = Reader(cluster, writer)
+    reader.start()
 
     assert "shard 0 has given a part to shard 2" in operate(cluster, "split", "0", "--wait")
     writer.go_on()
@@ -72,7 +94,9 @@ def test_splits_and_moves_under_load_lose_nothing_and_can_be_watched(cluster):
     cluster.wait("the move is done", lambda: not cluster.sql("SELECT * FROM system.moves WHERE state = 'running'"))
     writer.go_on()
     writer.ended.set()
-    writer.join(PATIENCE_S)
+    for thread in (writer, reader):
+        thread.join(PATIENCE_S)
+    assert reader.asked > 2 and not reader.wrong, reader.wrong[:3]
     assert not writer.wrong, writer.wrong[:3]
 
     splits = cluster.sql("SELECT shard_id, new_shard_id, state, finished >= started AS timely FROM system.moves WHERE kind = 'split' ORDER BY 1")
