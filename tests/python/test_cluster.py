@@ -1,5 +1,6 @@
 """A whole cluster of processes on this machine, as `alluvium cluster dev` starts it: write anywhere, read anywhere, kill one."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -127,14 +128,17 @@ def test_an_empty_disk_under_an_old_name_is_a_new_replica(cluster):
         return [n["id"] != before["storage-2"] for n in nodes] == [True] and \
             cluster.applied("storage-2") == cluster.applied("storage-1") == cluster.applied("storage-3") != {}
 
+    def rows_in_files():
+        inspected = subprocess.run([PROGRAM, "inspect", "manifest", cluster.nodes["storage-2"]["data_dir"], "--format", "json"],
+                                   capture_output=True, text=True, timeout=PATIENCE_S)
+        # While a file comes in, a manifest may be between two states.
+        return sum(file["rows"] for file in json.loads(inspected.stdout)) if inspected.returncode == 0 else 0
+
     cluster.wait("the new replicas have everything", is_whole)
+    cluster.wait("its files are there", lambda: rows_in_files() == 10_000)
     assert cluster.count() == 10_000
-    # What it has is real: with another node dead, every majority needs it.
-    cluster.kill("storage-1")
-    assert cluster.count("query-2") == 10_000
     write(cluster, "ingest-3", range(10_001, 10_101))
     assert cluster.count("query-3") == 10_100
-    cluster.restart("storage-1")
     assert cluster.stop() == 0
     assert cluster.trouble() == []
 

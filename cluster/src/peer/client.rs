@@ -24,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity};
+use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, TO_HEADER};
 use crate::{Error, Result, trace};
 
 /// A body between nodes.
@@ -125,9 +125,10 @@ impl Peers {
     ///
     /// The URI needs a path only. An error means that no answer came; whether the request arrived is then unknown,
     /// except for [`Error::Unreachable`], where it was never sent.
-    pub async fn send(&self, node: NodeId, lane: Lane, request: Request<PeerBody>) -> Result<Response<Incoming>> {
+    pub async fn send(&self, node: NodeId, lane: Lane, mut request: Request<PeerBody>) -> Result<Response<Incoming>> {
         let unknown = || Error::Unreachable { node: node.to_string(), why: "its address is not known".to_owned() };
         let address = self.address(node).ok_or_else(unknown)?;
+        request.headers_mut().insert(TO_HEADER, HeaderValue::from_str(&node.to_string()).expect("digits"));
         self.send_to(&address, lane, request).await
     }
 
@@ -158,9 +159,9 @@ impl Peers {
 
     /// Sends a body and reads the whole answer; an answer that is no success is an error with its text.
     pub async fn call(&self, node: NodeId, lane: Lane, path: &str, body: impl Into<Bytes>) -> Result<Bytes> {
-        let unknown = || Error::Unreachable { node: node.to_string(), why: "its address is not known".to_owned() };
-        let address = self.address(node).ok_or_else(unknown)?;
-        self.call_at(&address, lane, path, body).await
+        let request = Request::post(path).body(whole(body)).expect("a path of ours is a path");
+        let response = self.send(node, lane, request).await?;
+        read_whole(&node.to_string(), response).await
     }
 
     /// The same, to an address.

@@ -27,7 +27,7 @@ use openraft::raft::{StreamAppendResult, TransferLeaderRequest};
 use crate::group::{GroupId, GroupKind, Types};
 use crate::nodes::NodeState;
 use crate::peer::client::{PeerBody, whole};
-use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, refusal, wire};
+use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, TO_HEADER, refusal, wire};
 use crate::switchboard::{GroupHandle, Switchboard};
 use crate::{Error, Result, trace};
 
@@ -90,6 +90,13 @@ impl PeerDoor {
         let Some(node) = text(NODE_HEADER).and_then(|n| n.parse().ok()).map(NodeId) else {
             return Err(answer(StatusCode::BAD_REQUEST, "the request does not say which node asks"));
         };
+        let me = self.switchboard.get().map(|s| s.peers().me());
+        if let (Some(me), Some(meant)) = (me, text(TO_HEADER).and_then(|n| n.parse().ok()).map(NodeId))
+            && me != meant
+        {
+            // No answer of the node that was meant: who asked looks for it elsewhere.
+            return Err(answer(StatusCode::MISDIRECTED_REQUEST, format!("this is node {me}, not node {meant}")));
+        }
         let theirs = text(CLUSTER_HEADER).and_then(|c| u128::from_str_radix(c, 16).ok());
         let ours = self.switchboard.get().and_then(|s| s.introduction.cluster());
         match (ours, theirs) {

@@ -8,8 +8,9 @@
 //! | `wire` | raft's messages as bytes |
 //! | `refusal` | an error on its way to another node |
 //!
-//! Every request carries the cluster's number, the sender's node, the format of what follows and, where there is one, the
-//! cluster's secret. A request of another cluster or of a newer format is refused, naming both sides' (DESIGN rule 13).
+//! Every request carries the cluster's number, the sender's node, the node that is meant, the format of what follows and, where there is one, the
+//! cluster's secret. A request of another cluster, for another node or of a newer format is refused, naming both sides' (DESIGN
+//! rule 13): a node on an empty disk has the address of the one whose disk was lost, and must not answer for it.
 
 pub mod client;
 pub mod door;
@@ -29,6 +30,8 @@ pub use self::door::PeerDoor;
 pub(crate) const CLUSTER_HEADER: &str = "alluvium-cluster";
 /// The sender's node.
 pub(crate) const NODE_HEADER: &str = "alluvium-node";
+/// The node that is meant: at its address may be another by now.
+pub(crate) const TO_HEADER: &str = "alluvium-to";
 /// The format of what nodes say to each other.
 pub(crate) const FORMAT_HEADER: &str = "alluvium-format";
 pub(crate) const PEER_FORMAT: &str = "1";

@@ -103,3 +103,34 @@ async fn a_minority_acknowledges_nothing_and_a_majority_goes_on() {
     write(world.node(3), &table, 4, 0..40, &mut rows).await;
     assert_eq!(world.rows(&table).await, rows);
 }
+
+/// The others still know the old one by its address: what they send it must not be answered by the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_under_an_old_name_is_a_new_replica_and_never_answers_for_the_old_one() {
+    let mut world = World::new(&["storage", "storage", "storage"], 2);
+    world.start(&[0, 1, 2], Some(3)).await;
+    let (table, mut rows) = (world.table().await, Rows::new());
+    for round in 0..3 {
+        write(world.node(0), &table, round, 0..40, &mut rows).await;
+        let old = world.node(2).node_id();
+        world.kill(2);
+        world.hosts[2].disk = FaultyDisk::new(100 + round as u64);
+        world.start(&[2], None).await;
+        let new = world.node(2).node_id();
+        assert_ne!(new, old);
+        let node = world.node(2).clone();
+        wait("the new replicas have everything", || async {
+            let mut here = Rows::new();
+            for shard in node.shards() {
+                if !node.replicas(shard).contains(&new) || node.replicas(shard).contains(&old) {
+                    return None;
+                }
+                here.extend(rows_of(&node.read_stale(shard).ok()?.0, &table));
+            }
+            (here == rows).then_some(())
+        })
+        .await;
+    }
+    write(world.node(2), &table, 9, 0..40, &mut rows).await;
+    assert_eq!(world.rows(&table).await, rows);
+}
