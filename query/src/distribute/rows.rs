@@ -136,12 +136,13 @@ impl Arriving {
             if let Some(schema) = self.decoder.schema() {
                 return Ok(schema);
             }
+            // An answer without rows brings its columns and its end at once.
+            if self.over {
+                return Err(self.lost("it sent no columns"));
+            }
             self.first = self.step().await?;
             if let Some(batch) = &self.first {
                 return Ok(batch.schema());
-            }
-            if self.over {
-                return Err(self.lost("it sent no columns"));
             }
         }
     }
