@@ -23,6 +23,7 @@ use tracing::Instrument;
 use crate::Result;
 use crate::answer::{Answer, Task, WAITING_BATCHES, overdue};
 use crate::distribute::visits::Visits;
+use crate::distribute::whole::WentWhole;
 use crate::distribute::{self, PeerService, Worker};
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -170,6 +171,7 @@ pub(crate) struct Inner {
     pub running: Arc<Running>,
     pub sessions: Sessions,
     pub plans: PlanCache,
+    pub went_whole: WentWhole,
     pub metrics: Metrics,
     /// Runs of queries that have work here.
     pub visits: Visits,
@@ -215,6 +217,7 @@ impl Engine {
             sessions: Sessions::new(env, options.threads, cluster.peers().is_some()),
             running: Running::new(ids, options.max_concurrent, options.max_concurrent_per_token, metrics.clone()),
             plans: PlanCache::default(),
+            went_whole: WentWhole::default(),
             visits: Visits::default(),
             cluster,
             options,

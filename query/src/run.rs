@@ -35,7 +35,7 @@ use crate::distribute::placement::{only_scans, shards_of};
 use crate::distribute::{Course, Placement, calls, explained, gathered, spread};
 use crate::engine::{Consistency, Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
 use crate::error::Error;
-use crate::plan_cache::Form;
+use crate::plan_cache::{Form, Values};
 use crate::running::Ticket;
 use crate::scope::{Scope, Setting};
 use crate::stop::Stop;
@@ -205,7 +205,7 @@ impl Question {
         for attempt in 0.. {
             let scope = Held(Arc::new(self.scope(ticket, attempt, &avoid)));
             let begun = async {
-                let mut rows = self.begin(&scope).await?;
+                let mut rows = self.begin(&scope, attempt).await?;
                 let first = rows.stream.try_next().await?;
                 Ok((rows, first))
             };
@@ -293,7 +293,7 @@ impl Question {
     }
 
     /// The steps of every statement: bounds, command or plan, execution.
-    async fn begin(&self, scope: &Arc<Scope>) -> Result<Rows> {
+    async fn begin(&self, scope: &Arc<Scope>, attempt: u32) -> Result<Rows> {
         let refused = |_: &Error| {
             self.engine.metrics.refused.inc();
         };
@@ -302,12 +302,12 @@ impl Question {
         match command::parse(&tokens, &self.database).inspect_err(refused)? {
             None => {
                 access.check(Permission::Read, Some(&self.database))?;
-                self.execute(scope, &self.sql, &tokens).await
+                self.execute(scope, attempt, &self.sql, &tokens).await
             }
             Some(Command::Show { sql }) => {
                 access.check(Permission::Read, Some(&self.database))?;
                 let tokens = limits::tokens(&sql, self.engine.options.max_sql_bytes)?;
-                self.execute(scope, &sql, &tokens).await
+                self.execute(scope, attempt, &sql, &tokens).await
             }
             Some(command) if self.options.verbs == Verbs::Ask => Err(Error::ReadOnly { what: command.name().to_owned() }),
             Some(command) => {
@@ -319,13 +319,20 @@ impl Question {
     }
 
     /// The steps of every question: a plan, the nodes of its shards, the rows.
-    async fn execute(&self, scope: &Arc<Scope>, sql: &str, tokens: &[TokenWithSpan]) -> Result<Rows> {
+    async fn execute(&self, scope: &Arc<Scope>, attempt: u32, sql: &str, tokens: &[TokenWithSpan]) -> Result<Rows> {
         // A new node has no database yet; the default one is there for whoever asks.
         if scope.catalog.database(&self.database).is_none() && *self.database != *DEFAULT_DATABASE {
             return Err(Error::NoDatabase { name: self.database.to_string() });
         }
         let keeps = scope.shortcuts == Shortcuts::On && self.options.parameters.is_empty();
         let form = keeps.then(|| Form::of(scope, tokens, sql)).flatten();
+        if attempt == 0
+            && let Some((form, values)) = &form
+            && let Some(node) = self.node_by_form(scope, form, values).await?
+        {
+            return self.send_whole(scope, node, sql).await;
+        }
+        let planned = form.clone();
         let kept = form.as_ref().and_then(|(form, values)| self.engine.plans.get(scope, form, values));
         let (plan, session) = match kept {
             Some(plan) => {
@@ -348,8 +355,14 @@ impl Question {
             }
         };
         let shards = shards_of(&plan);
-        match self.course(scope, &shards).await? {
-            Course::There(node) if scope.only.is_none() && only_scans(&plan) => self.send_whole(scope, node, sql).await,
+        let course = self.course(scope, &shards).await?;
+        let goes_whole = matches!(course, Course::There(_)) && scope.only.is_none() && only_scans(&plan);
+        if let (Reach::Cluster, Some((form, values))) = (self.reach, planned) {
+            let one = shards.first().copied().filter(|_| goes_whole && shards.len() == 1);
+            self.engine.went_whole.note(scope, form, &values, one);
+        }
+        match course {
+            Course::There(node) if goes_whole => self.send_whole(scope, node, sql).await,
             Course::Spread => {
                 let session = session.unwrap_or_else(|| self.engine.sessions.session(scope, &self.engine, self.now));
                 let (plan, session) = spread(&self.engine, scope, session, plan).await?;
@@ -361,6 +374,18 @@ impl Question {
                 let context = session.map_or_else(|| self.engine.sessions.bare_context(scope), |session| session.task_ctx());
                 execute_stream(plan, context).map(Rows::from).map_err(Error::from)
             }
+        }
+    }
+
+    /// The other node that has all of what a statement of this form is about, if that is known without a plan.
+    async fn node_by_form(&self, scope: &Scope, form: &Form, values: &Values) -> Result<Option<NodeId>> {
+        if self.reach != Reach::Cluster || scope.only.is_some() || scope.partial != Partial::Refuse {
+            return Ok(None);
+        }
+        let Some(shard) = self.engine.went_whole.shard(scope, form, values) else { return Ok(None) };
+        match self.course(scope, &BTreeSet::from([shard])).await? {
+            Course::There(node) => Ok(Some(node)),
+            _ => Ok(None),
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `head` | what a request between nodes says of its query |
 //! | `visits` | queries of other nodes that have work here: their read points, their end |
 //! | `calls` | asking another node: a whole statement, one scan, its queries |
+//! | `whole` | which statements go whole to one node, known by their form |
 //! | `rows` | rows on their way between nodes |
 //! | `door` | what peers ask of this node |
 //! | `allowed_steps` | may a peer have this step run? |
@@ -27,6 +28,7 @@ pub(crate) mod placement;
 pub(crate) mod rows;
 pub(crate) mod spread;
 pub(crate) mod visits;
+pub(crate) mod whole;
 
 pub(crate) use datafusion_distributed::Worker;
 pub use door::PeerService;

@@ -41,10 +41,12 @@ const QUESTIONS: [&str; 24] = [
     "SELECT count(*) AS n FROM phone a JOIN watch b ON a.celsius < b.pulse AND a.time > b.time",
 ];
 
-const OF_ONE_DEVICE: [&str; 3] = [
+const OF_ONE_DEVICE: [&str; 4] = [
     "SELECT time, device_id, os, celsius, steps FROM phone WHERE device_id = 'p7' ORDER BY time",
     "SELECT time, celsius FROM phone WHERE device_id = 'p7' ORDER BY time DESC LIMIT 1",
     "SELECT count(*) AS n, avg(steps) AS s FROM phone WHERE device_id = 'p11' AND time > '1970-01-01T03:00:00Z'",
+    // Columns and no rows.
+    "SELECT time, celsius FROM phone WHERE device_id = 'nobody' ORDER BY time",
 ];
 
 fn phones() -> String {
@@ -90,6 +92,32 @@ async fn every_node_answers_as_a_single_one_does() {
                 let answer = fleet.node(i).csv(sql, options).await.unwrap_or_else(|e| panic!("node {i}, {way:?}, {sql}: {e:?}"));
                 assert_eq!(answer, expected, "node {i}, {way:?}: {sql}");
             }
+        }
+    }
+    fleet.end().await;
+    alone.cluster.shutdown().await;
+}
+
+/// From the second device on the node asked does not plan: it knows by the form where the statement goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_of_one_form_find_the_node_of_each_device() {
+    let alone = Node::start().await;
+    fill(&alone).await;
+    let fleet = Fleet::start(&["storage", "storage", "query"], 6, 1).await;
+    fill(fleet.node(2)).await;
+    let forms: [fn(i64) -> String; 4] = [
+        |d| {
+            format!("SELECT count(*) AS n, max(steps) AS s FROM phone WHERE device_id = 'p{d}' AND os = '{}'", ["a", "b"][(d % 2) as usize])
+        },
+        |d| format!("SELECT time, celsius FROM phone WHERE os = 'a' AND device_id = 'p{d}' ORDER BY time DESC LIMIT 3"),
+        |d| format!("SELECT device_id, celsius FROM latest(phone) WHERE device_id = 'p{d}'"),
+        // About all devices, whatever the form of the others has shown.
+        |d| format!("SELECT count(*) AS n FROM phone WHERE os = '{}'", ["a", "b", "p3"][(d % 3) as usize]),
+    ];
+    for d in (0..22).chain(0..4) {
+        for form in forms {
+            let sql = form(d);
+            assert_eq!(fleet.node(2).ask(&sql).await, alone.ask(&sql).await, "{sql}");
         }
     }
     fleet.end().await;
