@@ -1,7 +1,8 @@
 //! This node's member of one shard's group: queue, propose, answer.
 //!
 //! Writes that wait together become one entry of the log, of at most [`MAX_ENTRY_BYTES`]; while it is synced the next
-//! one forms. There is no timer: an idle shard proposes at once, a busy one in larger groups. Each writer gets its own
+//! one forms. There is no timer: the first that waits forms the group, as soon as there is a place for it and every task
+//! that is ready has had its turn. So an idle shard proposes at once, a busy one in larger groups. Each writer gets its own
 //! outcome, from the task that applied it. A part that does not fit an entry is cut by rows, always alike, so that a
 //! retry of it is cut into the same pieces and each is answered with its first outcome.
 //!
@@ -68,6 +69,8 @@ pub(crate) struct ReplicaParts {
 pub(crate) struct Replica {
     parts: ReplicaParts,
     queue: Mutex<Queue>,
+    /// Tells the writer that forms the next group that there is a place for it.
+    place: Notify,
     settled: Notify,
 }
 
@@ -77,8 +80,12 @@ struct Queue {
     /// Of what waits and what is in flight.
     bytes: usize,
     groups: usize,
+    /// Whether one of the writers that wait will form the next group.
+    is_forming: bool,
     closed: bool,
 }
+
+type Answered = oneshot::Receiver<Result<Applied>>;
 
 struct Waiting {
     part: WritePart,
@@ -89,7 +96,7 @@ struct Waiting {
 
 impl Replica {
     pub(crate) fn new(parts: ReplicaParts) -> Arc<Replica> {
-        Arc::new(Replica { parts, queue: Mutex::default(), settled: Notify::new() })
+        Arc::new(Replica { parts, queue: Mutex::default(), place: Notify::new(), settled: Notify::new() })
     }
 
     pub(crate) fn shard(&self) -> ShardId {
@@ -142,16 +149,19 @@ impl Replica {
         self.wait_for_memory().await?;
         let bytes = bytes_of(&part);
         if bytes <= MAX_PART_BYTES {
-            let answer = self.enqueue([(part, bytes)])?;
-            return self.answer(answer.into_iter().next().expect("one part, one answer")).await;
+            let (answers, forming) = self.enqueue([(part, bytes)])?;
+            form_in_time(forming).await;
+            return self.answer(answers.into_iter().next().expect("one part, one answer")).await;
         }
         // All pieces or none enter the queue.
         let pieces = cut(part).into_iter().map(|piece| {
             let bytes = bytes_of(&piece);
             (piece, bytes)
         });
+        let (answers, forming) = self.enqueue(pieces)?;
+        form_in_time(forming).await;
         let mut outcome = Outcome::Stored { rows: 0 };
-        for answer in self.enqueue(pieces)? {
+        for answer in answers {
             outcome = join(outcome, self.answer(answer).await?.outcome);
         }
         Ok(Applied { outcome })
@@ -191,10 +201,8 @@ impl Replica {
         Err(Error::Overloaded { what: format!("the memory of {} (points not yet in files)", self.parts.name), limit })
     }
 
-    fn enqueue(
-        self: &Arc<Replica>,
-        parts: impl IntoIterator<Item = (WritePart, usize)>,
-    ) -> Result<Vec<oneshot::Receiver<Result<Applied>>>> {
+    /// Puts parts into the queue. The first to come after a group was formed has to form the next one.
+    fn enqueue(self: &Arc<Replica>, parts: impl IntoIterator<Item = (WritePart, usize)>) -> Result<(Vec<Answered>, Option<Forming>)> {
         let since = Instant::now();
         let (mut waiting, mut answers, mut total) = (Vec::with_capacity(1), Vec::with_capacity(1), 0);
         for (part, bytes) in parts {
@@ -203,7 +211,7 @@ impl Replica {
             answers.push(receiver);
             total += bytes;
         }
-        let group = {
+        let is_first = {
             let mut queue = self.queue.lock();
             if queue.closed {
                 return Err(Error::ShuttingDown);
@@ -217,12 +225,9 @@ impl Replica {
             queue.bytes += total;
             queue.waiting.extend(waiting);
             self.parts.metrics.waiting_bytes.inc_by(total as i64);
-            queue.form_group()
+            !std::mem::replace(&mut queue.is_forming, true)
         };
-        if let Some(group) = group {
-            self.propose_group(group);
-        }
-        Ok(answers)
+        Ok((answers, is_first.then(|| Forming { replica: self.clone() })))
     }
 
     /// Proposes what waited together, on the task that found that it may go.
@@ -403,13 +408,49 @@ impl Drop for InFlight {
                 queue.bytes -= bytes;
                 replica.parts.metrics.waiting_bytes.dec_by(bytes as i64);
             }
-            queue.form_group()
+            match queue.is_forming {
+                true => None,
+                false => queue.form_group(),
+            }
         };
-        if let Some(group) = next {
-            replica.propose_group(group);
+        match next {
+            Some(group) => replica.propose_group(group),
+            None => replica.place.notify_one(),
         }
         replica.settled.notify_waiters();
     }
+}
+
+/// A writer's duty to form the next group. It is done when this is dropped, so a writer that goes away leaves nobody waiting.
+struct Forming {
+    replica: Arc<Replica>,
+}
+
+impl Drop for Forming {
+    fn drop(&mut self) {
+        let groups = {
+            let mut queue = self.replica.queue.lock();
+            queue.is_forming = false;
+            std::iter::from_fn(|| queue.form_group()).collect::<Vec<_>>()
+        };
+        for group in groups {
+            self.replica.propose_group(group);
+        }
+    }
+}
+
+/// Forms the next group when there is a place for it, and after the tasks of this thread that are ready now: they may be about
+/// to bring writes of their own, and a group costs the same whether one waits in it or thirty.
+async fn form_in_time(forming: Option<Forming>) {
+    let Some(forming) = forming else { return };
+    loop {
+        let place = forming.replica.place.notified();
+        if forming.replica.queue.lock().groups < GROUPS_IN_FLIGHT {
+            break;
+        }
+        place.await;
+    }
+    tokio::task::yield_now().await;
 }
 
 fn bytes_of(part: &WritePart) -> usize {

@@ -1,6 +1,7 @@
 //! One node, through its public face, on a disk that can fail and lose power.
 
 mod faults;
+mod groups;
 mod reads;
 mod restart;
 mod schema;
