@@ -101,10 +101,11 @@ impl Recent {
         Some(found)
     }
 
-    /// A purge may go beyond the end (a snapshot was installed): what comes then does not follow on what was here.
-    fn forget_to(&mut self, last: u64) {
+    /// Lets go of entries before `index`. That may be beyond the end (a snapshot was installed): what comes then does not
+    /// follow on what was here.
+    fn forget_before(&mut self, index: u64) {
         while let Some(oldest) = self.entries.front()
-            && oldest.log_id.index <= last
+            && oldest.log_id.index < index
         {
             self.bytes -= bytes_of(oldest);
             self.entries.pop_front();
@@ -237,8 +238,16 @@ impl Log {
         if start >= end {
             return Ok(Vec::new());
         }
-        if let Some(found) = self.recent.lock().get(start, end, max_bytes) {
-            return Ok(found);
+        {
+            let mut recent = self.recent.lock();
+            // A sole voter reads entries to apply them, in order: what came before is applied. Given back this soon, its memory
+            // is still in the cache when the next requests get it. Whoever else may ask finds it on the disk.
+            if self.sole_voter() {
+                recent.forget_before(start);
+            }
+            if let Some(found) = recent.get(start, end, max_bytes) {
+                return Ok(found);
+            }
         }
         let records = self.reader.read(LogIndex(start), LogIndex(end), max_bytes).map_err(|e| self.failed(e))?;
         records.into_iter().map(|r| decode_entry(self.kind, r)).collect()
@@ -388,7 +397,7 @@ impl RaftLogStorage<Types> for LogStore {
         *hard = new;
         wal.purge(LogIndex(upto.index + 1)).map_err(|e| self.log.failed(e))?;
         let mut recent = self.log.recent.lock();
-        recent.forget_to(upto.index);
+        recent.forget_before(upto.index + 1);
         recent.last = recent.last.max(Some(upto));
         Ok(())
     }
@@ -417,7 +426,7 @@ mod tests {
         let mut recent = Recent::default();
         let entry = |index| RaftEntry { log_id: log_id(Term(1), LogIndex(index)), payload: EntryPayload::Blank };
         (0..2).for_each(|index| recent.push(entry(index)));
-        recent.forget_to(12);
+        recent.forget_before(13);
         recent.last = Some(log_id(Term(1), LogIndex(12)));
         (13..15).for_each(|index| recent.push(entry(index)));
         let found = recent.get(13, 15, 1_000).expect("they are at hand");
