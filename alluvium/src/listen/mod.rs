@@ -173,7 +173,7 @@ impl Connection {
         }
     }
 
-    async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut self, stream: S, peer: SocketAddr) {
+    async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: SocketAddr) {
         self.doors.metrics.opened();
         let activity = Arc::new(Activity::new(Instant::now()));
         let answer = service_fn(|request| {
@@ -184,6 +184,9 @@ impl Connection {
         });
         let mut served = pin!(self.builder.serve_connection(Timed::new(stream, activity.clone(), self.doors.clone()), answer));
         let mut check = pin!(tokio::time::sleep_until(activity.next_check(&self.limits)));
+        // Made once: the loop turns twice a request.
+        let mut closed = self.closed.clone();
+        let mut closed = pin!(closed.wait_for(|closed| *closed));
         let mut closing = false;
         loop {
             tokio::select! {
@@ -194,7 +197,7 @@ impl Connection {
                     }
                     break;
                 }
-                _ = self.closed.wait_for(|closed| *closed), if !closing => {
+                _ = closed.as_mut(), if !closing => {
                     closing = true;
                     served.as_mut().graceful_shutdown();
                 }
