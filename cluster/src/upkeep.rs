@@ -16,6 +16,7 @@ use model::{Catalog, ErrorKind, LogIndex, TableId};
 use openraft::async_runtime::WatchReceiver;
 use storage::entry::{Entry, Outcome};
 use storage::manifest::ManifestEdit;
+use storage::urgency::Urgency;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -67,11 +68,15 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(name: String, run: impl FnOnce(Receiver<Ask>, Arc<AtomicBool>) + Send + 'static) -> Worker {
+    fn start(name: String, urgency: Urgency, run: impl FnOnce(Receiver<Ask>, Arc<AtomicBool>) + Send + 'static) -> Worker {
         let (asks, receiver) = bounded(MAX_ASKS);
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
-        let thread = std::thread::Builder::new().name(name).spawn(move || run(receiver, stop)).expect("a thread can be started");
+        let run = move || {
+            urgency.take();
+            run(receiver, stop)
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(run).expect("a thread can be started");
         Worker { asks, thread: parking_lot::Mutex::new(Some(thread)), stopping }
     }
 
@@ -108,9 +113,12 @@ impl Upkeep {
         let shard = replica.shard();
         let work = Work { replica, metadata, runtime, peers, seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES) };
         let compacting = work.clone();
-        let compact = Worker::start(format!("compact-{shard}"), move |asks, stopping| compacting.compact_until(&asks, &stopping));
+        let compact =
+            Worker::start(format!("compact-{shard}"), Urgency::Whenever, move |asks, stopping| compacting.compact_until(&asks, &stopping));
         let after_flush = compact.asks.clone();
-        let flush = Worker::start(format!("flush-{shard}"), move |asks, stopping| work.flush_until(&asks, &stopping, &after_flush));
+        let flush = Worker::start(format!("flush-{shard}"), Urgency::OneAtATime, move |asks, stopping| {
+            work.flush_until(&asks, &stopping, &after_flush)
+        });
         Upkeep { flush: Arc::new(flush), compact: Arc::new(compact) }
     }
 

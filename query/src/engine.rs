@@ -207,6 +207,7 @@ impl Engine {
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_stack_size(STACK_BYTES)
             .thread_name("query")
+            .on_thread_start(|| storage::urgency::Urgency::OneAtATime.take())
             .enable_time()
             .build()
             .map_err(|e| failed("start the query threads", &e))?;

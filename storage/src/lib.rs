@@ -16,6 +16,7 @@
 //! | [`scan`], [`merge`] | a consistent view of memtable and files as sorted, merged record batches |
 //! | [`range`] | which routing hashes the shard keeps, and how that becomes two |
 //! | [`retries`] | what was answered to which request |
+//! | [`urgency`] | which threads go first |
 
 pub mod compaction;
 pub mod disk;
@@ -34,6 +35,7 @@ pub mod retries;
 pub mod scan;
 pub mod shard;
 pub mod snapshot;
+pub mod urgency;
 pub mod wal;
 
 pub use entry::{Entry, Outcome, WritePart};
