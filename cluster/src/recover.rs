@@ -69,8 +69,13 @@ impl Cluster {
     pub async fn recover(&self, shard: ShardId) -> Result<Recovered> {
         let state = self.metadata.state().clone();
         let unknown = || Error::Outdated { what: format!("there is no shard {shard}") };
-        let placement = state.placements.get(&shard).ok_or_else(unknown)?;
-        let range = self.shard_map().ranges.iter().find(|range| range.shard == shard).cloned().ok_or_else(unknown)?;
+        // A shard that is being split off has no place of its own yet: it is where the other half is.
+        let splitting = state.splits.iter().find(|(_, going)| going.child == shard);
+        let placement = state.placements.get(splitting.map_or(&shard, |(parent, _)| parent)).ok_or_else(unknown)?;
+        let (hash_start, hash_last) = match splitting {
+            Some((_, going)) => (going.at, going.last),
+            None => self.shard_map().range_of_shard(shard).map(|range| (range.start, range.last)).ok_or_else(unknown)?,
+        };
         let storage = state.nodes.values().filter(|node| node.roles.storage && node.state != NodeState::Gone);
         let asked = storage.map(|node| async move { (node.id, self.leading_at(shard, node.id).await) });
         let answers: BTreeMap<NodeId, Leading> =
@@ -89,15 +94,15 @@ impl Cluster {
         for &gone in lost.iter().filter(|node| !answers.contains_key(node) && state.nodes.contains_key(node)) {
             self.set_node_state(gone, NodeState::Gone).await?;
         }
-        if placement.replicas != [node] {
+        if splitting.is_none() && placement.replicas != [node] {
             self.place(shard, placement.replicas.clone(), vec![node]).await?;
         }
         let held = self.go_on_at(shard, node).await?;
         self.led_by(shard, Some(node));
         Ok(Recovered {
             shard: shard.0,
-            hash_start: range.start,
-            hash_last: range.last,
+            hash_start,
+            hash_last,
             lost: lost.iter().map(name).collect(),
             node: name(&node),
             held: held.filter(|_| choice.goes_on.is_some()),

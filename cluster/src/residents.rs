@@ -50,6 +50,8 @@ impl Slot {
 /// The shards of this node.
 #[derive(Default)]
 pub(crate) struct Residents {
+    /// Held while a replica is opened, from the look whether it is open already: no shard is opened twice.
+    pub(crate) opening: tokio::sync::Mutex<()>,
     slots: ArcSwap<BTreeMap<ShardId, Arc<Slot>>>,
 }
 
@@ -110,6 +112,7 @@ pub(crate) async fn keep(cluster: Weak<Cluster>) {
 impl Cluster {
     /// Opens what should be here and is not, all at once.
     pub(crate) async fn open_placed(&self) {
+        let _one_at_a_time = self.residents.opening.lock().await;
         let state = self.metadata.state().clone();
         let me = self.node_id();
         let missing: Vec<(ShardId, Placement)> = (state.placements.iter())
@@ -148,7 +151,9 @@ impl Cluster {
         for slot in self.residents.all() {
             let placed = state.placements.get(&slot.shard).is_some_and(|placement| placement.replicas.contains(&me));
             let Ok(served) = &slot.served else { continue };
-            if placed || !self.has_moved(&slot, &state).await {
+            // A part that was split off begins with what is here, on this node at least.
+            let still_split = |split: storage::SplitOff| self.residents.get(split.child).is_none();
+            if placed || served.replica.store().split_off().is_some_and(still_split) || !self.has_moved(&slot, &state).await {
                 continue;
             }
             tracing::info!(shard = %slot.shard, "this shard has left the node");

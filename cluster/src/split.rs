@@ -41,8 +41,8 @@ const LOOK_SOON: Duration = Duration::from_millis(25);
 /// Elections that the node which leads the other half asks for, and the time between two.
 const ELECTIONS: u32 = 20;
 const ELECTION_PAUSE: Duration = Duration::from_millis(100);
-/// How long a step may take before the next look.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a step may take before the next look: a flush goes on meanwhile, and the node's other splits do too.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Brings splits forward until the node is gone.
 pub(crate) async fn keep(cluster: Weak<Cluster>) {
@@ -137,6 +137,12 @@ impl Cluster {
     async fn step_of_split(&self, replica: &Arc<Replica>, state: &State) -> Result<()> {
         let (shard, store) = (replica.shard(), replica.store());
         let map = self.shard_map();
+        // First, for the next split of this shard begins only after it.
+        if let Some(split) = store.split_off()
+            && map.range_of_shard(split.child).is_some()
+        {
+            replica.propose(Entry::SplitDone { child: split.child }).await?;
+        }
         if let Some(going) = state.splits.get(&shard) {
             return self.split_and_flush(replica, going).await;
         }
@@ -147,10 +153,6 @@ impl Cluster {
             let at = (self.shared.options.clock)();
             self.metadata.decide(Command::SplitLive { shard: parent, child: shard, at }).await?;
             tracing::info!(shard = %parent, child = %shard, "the shard is split");
-        } else if let Some(split) = store.split_off()
-            && map.range_of_shard(split.child).is_some()
-        {
-            replica.propose(Entry::SplitDone { child: split.child }).await?;
         }
         Ok(())
     }
@@ -178,6 +180,11 @@ impl Cluster {
 
     /// Founds a shard that was split off from this node's replica, and opens it.
     async fn found(&self, parent: &Arc<Replica>, split: &SplitOff) -> Result<()> {
+        let _one_at_a_time = self.residents.opening.lock().await;
+        let still = parent.store().split_off().is_some_and(|now| now.child == split.child);
+        if !still || self.residents.get(split.child).is_some() {
+            return Ok(());
+        }
         let (shared, child, store, off) = (self.shared.clone(), split.child, parent.store().clone(), split.clone());
         let membership = self.founding_membership(split)?;
         let founded = tokio::task::spawn_blocking(move || {

@@ -177,6 +177,9 @@ pub struct Manifest {
     /// What was split off and is not yet kept by a shard of its own. Nothing is compacted meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Box<SplitOff>>,
+    /// The entry by which the last split ended: no split up to it has effect when the log is replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_done: Option<LogIndex>,
     /// Grows with each save.
     pub version: u64,
 }

@@ -228,7 +228,7 @@ impl Shard {
         let last_rows = self.last_rows_after(&view, &sealed, catalog)?;
         let mut state = self.state.lock();
         state.made(&files);
-        state.expect_flush(end, last_rows, self.options.last_rows_bytes);
+        state.expect_flush(end, &view, last_rows, self.options.last_rows_bytes);
         Ok(Some(ManifestEdit::Flush { start, end, term, files, replica: self.options.replica }))
     }
 
@@ -238,12 +238,16 @@ impl Shard {
         let _one_at_a_time = self.compacting.lock();
         self.tidy()?;
         self.refuse_if_behind()?;
-        if self.state.lock().is_splitting() {
-            return if full { Err(Error::Splitting { shard: self.options.shard }) } else { Ok(None) };
-        }
         self.recall(catalog);
-        // The view keeps the inputs on disk until their rows are in the output.
-        let view = self.view();
+        // The view keeps the inputs on disk until their rows are in the output. Under one lock: a view from before a split has
+        // both halves.
+        let view = {
+            let state = self.state.lock();
+            if state.is_splitting() {
+                return if full { Err(Error::Splitting { shard: self.options.shard }) } else { Ok(None) };
+            }
+            self.capture(&state)
+        };
         let known = |file: &&Arc<FileMeta>| catalog.table(file.table).is_some();
         let files = view.files.values().flatten().filter(known).map(|file| &**file);
         let eagerness = if full { Eagerness::UntilEachRowStandsOnce } else { Eagerness::WhenItPays };

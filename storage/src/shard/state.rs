@@ -180,11 +180,12 @@ impl State {
 
     fn write_part(&mut self, part: &WritePart) -> Outcome {
         self.now = self.now.max(Some(part.arrived));
-        if part.range_version != self.range.version {
-            return Outcome::WrongRange { current: self.range.version };
-        }
+        // First: a repeat of a part that was stored before a split is in both halves.
         if let Some(first) = self.retries.known(part) {
             return first;
+        }
+        if part.range_version != self.range.version {
+            return Outcome::WrongRange { current: self.range.version };
         }
         let mut rows = 0;
         for batch in &part.batches {
@@ -222,7 +223,9 @@ impl State {
     /// The range becomes the lower half. Rows of the upper half stay where they are, hidden, until compactions leave them out.
     pub(super) fn split(&mut self, term: Term, index: LogIndex, split: &Split) -> Outcome {
         self.begin(index);
-        if !split.fits(&self.range) || self.is_splitting() {
+        // Replayed from before the end of an earlier split, whose end the manifest knows already.
+        let was_splitting = self.manifest.split_done.is_some_and(|at| index <= at);
+        if !split.fits(&self.range) || self.is_splitting() || was_splitting {
             return Outcome::Ignored;
         }
         self.narrow(term, index, split.lower(), Some(*split));
@@ -258,6 +261,7 @@ impl State {
         if self.manifest.split.take_if(|split| split.child == child).is_none() {
             return Outcome::Ignored;
         }
+        self.manifest.split_done = Some(index);
         self.changed();
         Outcome::Done
     }
@@ -361,7 +365,8 @@ impl State {
             ManifestEdit::Flush { end, .. } => self.sealed.iter().position(|s| s.end.1 == *end),
             ManifestEdit::Compact { .. } => None,
         };
-        let covers = sealed.is_some() || matches!(edit, ManifestEdit::Compact { .. });
+        // From the split on, not only once it is in files: what is split off begins with all that is there then.
+        let covers = sealed.is_some() || (matches!(edit, ManifestEdit::Compact { .. }) && !self.is_splitting());
         let lacks = self.behind.is_some() || !edit.files().iter().all(|file| self.waits(file));
         let held = (lacks && self.behind.is_none()).then(|| self.manifest_as_of(before));
         let fits = covers && !self.has_effect_of(index);
@@ -411,8 +416,8 @@ impl State {
             let index = sealed.end.1;
             // Its log begins with this state and knows no term yet.
             let flushed = Some((Term(0), index));
-            let own = Manifest { flushed, as_of: Some(index), range: split.upper(), version: 0, split: None, ..manifest.clone() };
-            let own = Manifest { dropped_files: BTreeSet::new(), ..own };
+            let own = Manifest { flushed, as_of: Some(index), range: split.upper(), version: 0, split_done: None, ..manifest.clone() };
+            let own = Manifest { dropped_files: BTreeSet::new(), split: None, ..own };
             manifest.split = Some(Box::new(SplitOff { child: split.child, manifest: own }));
         }
         dropped
@@ -632,8 +637,15 @@ impl State {
         Some(taken)
     }
 
-    pub(super) fn expect_flush(&mut self, end: LogIndex, last_rows: HashMap<TableId, Option<Arc<TableLastRows>>>, max_bytes: usize) {
-        self.expected = Some(ExpectedFlush { end, last_rows, max_bytes });
+    pub(super) fn expect_flush(
+        &mut self,
+        end: LogIndex,
+        view: &View,
+        last_rows: HashMap<TableId, Option<Arc<TableLastRows>>>,
+        max_bytes: usize,
+    ) {
+        // Where a split came between, they are both halves'.
+        self.expected = (view.range.version == self.range.version).then_some(ExpectedFlush { end, last_rows, max_bytes });
     }
 
     pub(super) fn oldest_sealed(&self) -> Option<Arc<Sealed>> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::point::routing_hash_of_tag;
-use model::{Epoch, LogIndex, ReplicaId, ShardId, Term};
+use model::{Epoch, LogIndex, ReplicaId, ShardId, TableId, Term};
 use storage::disk::FaultyDisk;
 use storage::{Entry, Error, HashRange, Outcome, Shard, ShardOptions, Snapshot, Split};
 
@@ -123,6 +123,78 @@ fn nothing_is_compacted_until_the_split_is_done_and_then_each_half_keeps_its_own
     assert_eq!(shard.stats().file_rows, lower.len() as u64, "rows of the other half give their place back");
     assert_eq!(read(&shard.view(), 1), lower);
     assert_eq!(read(&open_child(&disk, 11).view(), 1), upper, "files have two names: the other half's stay");
+}
+
+#[test]
+fn a_compaction_that_was_under_way_has_no_effect_from_the_split_on() {
+    let shard = open_on(&FaultyDisk::new(10), 1).unwrap();
+    let (split, lower, upper) = halves();
+    for (at, rows) in [(0, &lower), (3, &upper)] {
+        let edit = flushed(&[&shard], at, &write(at, 1, rows));
+        assert_eq!(apply(&shard, at + 2, &Entry::Manifest(edit)), [Outcome::Done]);
+    }
+    let compacted = Entry::Manifest(shard.compact(&catalog(), None, true).unwrap().unwrap());
+    assert_eq!(apply(&shard, 6, &Entry::Split(split)), [Outcome::Done]);
+    assert!(matches!(shard.compact(&catalog(), None, true), Err(Error::Splitting { .. })));
+    assert_eq!(apply(&shard, 7, &compacted), [Outcome::Ignored]);
+    let edit = shard.flush(&catalog()).unwrap().unwrap();
+    assert_eq!(apply(&shard, 8, &Entry::Manifest(edit)), [Outcome::Done]);
+    assert_eq!(shard.split_off().unwrap().index(), LogIndex(6));
+}
+
+#[test]
+fn a_split_that_came_too_early_has_no_effect_when_it_is_replayed_either() {
+    let disk = FaultyDisk::new(11);
+    let shard = open_on(&disk, 1).unwrap();
+    let (split, lower, upper) = halves();
+    let next = split_on(&[&shard], split, &whole(&lower, &upper), &[]);
+    let early = Entry::Split(Split { child: ShardId(10), start: 0, at: 1 << 62, last: (1 << 63) - 1, version: Epoch(2) });
+    let done = Entry::SplitDone { child: ShardId(9) };
+    found(&shard, 11).unwrap();
+    assert_eq!(apply(&shard, next, &early), [Outcome::Ignored]);
+    assert_eq!(apply(&shard, next + 1, &done), [Outcome::Done]);
+    shard.tidy().unwrap();
+    let again = open_on(&disk.kill(), 1).unwrap();
+    assert_eq!(again.flushed().0, Some((Term(1), LogIndex(1))));
+    assert_eq!(apply(&again, next, &early), [Outcome::Ignored]);
+    apply(&again, next + 1, &done);
+    for shard in [&shard, &again] {
+        assert_eq!((shard.range(), shard.is_splitting()), (split.lower(), false));
+        assert_eq!(apply(shard, next + 2, &early), [Outcome::Done], "now it may");
+    }
+}
+
+#[test]
+fn a_repeat_of_a_part_from_before_the_split_is_answered_as_it_was() {
+    let shard = open_on(&FaultyDisk::new(12), 1).unwrap();
+    let (split, lower, upper) = halves();
+    let next = split_on(&[&shard], split, &whole(&lower, &upper), &[]);
+    let stored = Outcome::Stored { rows: (lower.len() + upper.len()) as u32 };
+    assert_eq!(apply(&shard, next, &write(1, 1, &whole(&lower, &upper))), [stored]);
+    assert_eq!(shard.stats().memtable_rows, 0, "nothing is stored again");
+}
+
+#[test]
+fn newest_rows_of_a_flush_that_a_split_came_into_are_the_shards_own() {
+    let shard = open_on(&FaultyDisk::new(13), 1).unwrap();
+    let (split, lower, upper) = halves();
+    let edit = flushed(&[&shard], 0, &write(1, 1, &whole(&lower, &upper)));
+    assert_eq!(apply(&shard, 2, &Entry::Split(split)), [Outcome::Done]);
+    assert_eq!(apply(&shard, 3, &Entry::Manifest(edit)), [Outcome::Done]);
+    let edit = shard.flush(&catalog()).unwrap().unwrap();
+    assert_eq!(apply(&shard, 4, &Entry::Manifest(edit)), [Outcome::Done]);
+    assert_eq!(apply(&shard, 5, &Entry::SplitDone { child: ShardId(9) }), [Outcome::Done]);
+    let table = catalog().table(TableId(1)).unwrap().1.clone();
+    let projection = storage::merge::whole_layout(&table);
+    let request = storage::ScanRequest { table, projection, times: i64::MIN..=i64::MAX, tags: Vec::new(), batch_rows: 50 };
+    let devices: std::collections::BTreeSet<&String> = lower.keys().map(|(device, _)| device).collect();
+    for _ in 0..2 {
+        if let Some(newest) = shard.view().latest(&request).unwrap() {
+            assert_eq!(newest.iter().map(|batch| batch.num_rows()).sum::<usize>(), devices.len());
+        }
+        // A look for something to compact reads the newest rows again.
+        let _ = shard.compact(&catalog(), None, false).unwrap();
+    }
 }
 
 #[test]
