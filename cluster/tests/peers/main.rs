@@ -218,6 +218,18 @@ impl World {
     }
 }
 
+/// Returns when a node's own replicas hold exactly these rows.
+async fn has_all(node: &Cluster, table: &Arc<TableSchema>, rows: &Rows) {
+    wait("a node to have all rows", || async {
+        let mut here = Rows::new();
+        for shard in node.shards() {
+            here.extend(rows_of(&node.read_stale(shard).ok()?.0, table));
+        }
+        (here == *rows).then_some(())
+    })
+    .await;
+}
+
 /// Asks until there is an answer, or for too long.
 async fn wait<T, F, Fut>(what: &str, mut ask: F) -> T
 where

@@ -24,14 +24,7 @@ async fn one_node_grows_into_three() {
     .await;
     assert_eq!(world.rows(&table).await, rows);
     for node in &nodes {
-        wait("each has all rows", || async {
-            let mut here = Rows::new();
-            for shard in node.shards() {
-                here.extend(rows_of(&node.read_stale(shard).ok()?.0, &table));
-            }
-            (here == rows).then_some(())
-        })
-        .await;
+        has_all(node, &table, &rows).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shards that become two.
 
 use cluster::{MoveKind, MoveState};
+use model::Epoch;
 
 use super::*;
 
@@ -17,8 +18,8 @@ impl World {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shard_is_split_twice_while_writes_go_on_and_power_fails_afterwards() {
+/// Three nodes with one shard, and rows of it in files and in memory.
+async fn one_shard_on_three() -> (World, Arc<TableSchema>, Rows) {
     let mut world = World::new(&["storage", "storage", "storage"], 1);
     world.start(&[0, 1, 2], Some(3)).await;
     let table = world.table().await;
@@ -26,6 +27,21 @@ async fn a_shard_is_split_twice_while_writes_go_on_and_power_fails_afterwards() 
     write(world.node(0), &table, 0, 0..40, &mut rows).await;
     world.node(0).flush(None).await.unwrap();
     write(world.node(0), &table, 1, 0..40, &mut rows).await;
+    (world, table, rows)
+}
+
+/// A step of a split at which its leader dies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Dies {
+    /// It was asked for.
+    Asked,
+    /// The leader has applied the entry.
+    Split,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_split_twice_while_writes_go_on_and_power_fails_afterwards() {
+    let (mut world, table, mut rows) = one_shard_on_three().await;
     let mut round = 2;
     for (shard, expected) in [(0, 1), (1, 2)] {
         let child = world.node(1).split(ShardId(shard), None).await.unwrap();
@@ -58,38 +74,26 @@ async fn a_shard_is_split_twice_while_writes_go_on_and_power_fails_afterwards() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_goes_on_when_its_leader_dies_and_whoever_was_away_gets_both_halves() {
-    for (turn, patience) in [20, 150].into_iter().enumerate() {
-        let mut world = World::new(&["storage", "storage", "storage"], 1);
-        world.start(&[0, 1, 2], Some(3)).await;
-        let table = world.table().await;
-        let mut rows = Rows::new();
-        write(world.node(0), &table, 0, 0..40, &mut rows).await;
-        world.node(0).flush(None).await.unwrap();
-        write(world.node(0), &table, 1, 0..40, &mut rows).await;
+    for (turn, dies) in [Dies::Asked, Dies::Split].into_iter().enumerate() {
+        let (mut world, table, mut rows) = one_shard_on_three().await;
         let shard = ShardId(0);
         let leader = world.leader(shard).await;
         let other = (leader + 1) % 3;
         let child = world.node(other).split(shard, None).await.unwrap();
-        // The leader dies at another step of the split each time.
-        tokio::time::sleep(Duration::from_millis(patience)).await;
+        if dies == Dies::Split {
+            let narrower = || async { (world.node(leader).read_stale(shard).ok()?.0.range_version() == Epoch(2)).then_some(()) };
+            wait("the leader to have split its range", narrower).await;
+        }
         world.kill(leader);
         world.hosts[leader].disk = world.hosts[leader].disk.power_loss(turn as u64);
         write(world.node(other), &table, 2, 0..40, &mut rows).await;
         world.split_is_done(shard, child).await;
         wait("the others to forget what the halves were", || async { world.node(other).compact(None).await.ok() }).await;
         write(world.node(other), &table, 3, 0..40, &mut rows).await;
-        assert_eq!(world.rows(&table).await, rows, "died after {patience} ms");
+        assert_eq!(world.rows(&table).await, rows, "it died at {dies:?}");
         world.start(&[leader], None).await;
         world.split_is_done(shard, child).await;
-        let back = world.node(leader).clone();
-        wait("the one that was away to have all rows", || async {
-            let mut here = Rows::new();
-            for shard in back.shards() {
-                here.extend(rows_of(&back.read_stale(shard).ok()?.0, &table));
-            }
-            (here == rows).then_some(())
-        })
-        .await;
+        has_all(world.node(leader), &table, &rows).await;
     }
 }
 
