@@ -35,9 +35,10 @@ use crate::residents::Slot;
 use crate::shard_map::ShardRange;
 use crate::{Error, Result};
 
-/// Looked at so often without news, and while a split is on its way.
+/// Looked at so often without news, while a split is on its way, and after a step has failed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_SOON: Duration = Duration::from_millis(25);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Elections that the node which leads the other half asks for, and the time between two.
 const ELECTIONS: u32 = 20;
 const ELECTION_PAUSE: Duration = Duration::from_millis(100);
@@ -50,7 +51,7 @@ pub(crate) async fn keep(cluster: Weak<Cluster>) {
     loop {
         let pause = {
             let Some(cluster) = cluster.upgrade() else { return };
-            if cluster.bring_splits_forward().await { LOOK_SOON } else { LOOK_EVERY }
+            cluster.bring_splits_forward().await
         };
         // Its own sender is gone only with the node.
         let _ = tokio::time::timeout(pause, news.changed()).await;
@@ -103,34 +104,38 @@ impl Cluster {
         true
     }
 
-    /// Takes the steps that this node can take. Whether any split is on its way here.
-    async fn bring_splits_forward(&self) -> bool {
+    /// Takes the steps that this node can take. How long to wait before the next look.
+    async fn bring_splits_forward(&self) -> Duration {
         let state = self.metadata.state().clone();
         let running = self.residents.running();
         let splitting: Vec<&Arc<Replica>> = running.iter().filter(|replica| replica.store().is_splitting()).collect();
         if state.splits.is_empty() && splitting.is_empty() {
-            return false;
+            return LOOK_EVERY;
         }
+        let mut failed = false;
         for replica in &splitting {
             if let Some(split) = replica.store().split_off().filter(|split| self.residents.get(split.child).is_none())
                 && let Err(error) = self.found(replica, &split).await
             {
                 tracing::warn!(shard = %split.child, %error, "a shard that was split off could not be founded; it is tried again");
+                failed = true;
             }
         }
         let steps = running.iter().filter(|replica| replica.raft().is_leader()).map(|replica| {
             let state = &state;
             async move {
                 let shard = replica.shard();
-                match tokio::time::timeout(STEP_TIMEOUT, self.step_of_split(replica, state)).await {
+                let step = tokio::time::timeout(STEP_TIMEOUT, self.step_of_split(replica, state)).await;
+                match &step {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::info!(%shard, %error, "a split is not further yet; it is tried again"),
                     Err(_) => tracing::warn!(%shard, "a step of a split takes long; it is tried again"),
                 }
+                !matches!(step, Ok(Ok(())))
             }
         });
-        futures::future::join_all(steps).await;
-        true
+        failed |= futures::future::join_all(steps).await.contains(&true);
+        if failed { LOOK_AGAIN } else { LOOK_SOON }
     }
 
     /// What the leader of a shard does about a split of it, or about its own coming into being.
