@@ -116,7 +116,9 @@ impl Cluster {
         let state = self.metadata.state().clone();
         let me = self.node_id();
         let missing: Vec<(ShardId, Placement)> = (state.placements.iter())
-            .filter(|(shard, placement)| placement.replicas.contains(&me) && self.residents.get(**shard).is_none())
+            .filter(|(shard, _)| self.residents.get(**shard).is_none())
+            // One that has its place elsewhere is a member until its group has let it go, after a restart too.
+            .filter(|(shard, placement)| placement.replicas.contains(&me) || self.has_replica_of(**shard))
             .filter(|(shard, placement)| match placement.split_from {
                 Some(from) => self.has_replica_of(**shard) || self.may_open_empty(from, &state),
                 None => true,

@@ -33,6 +33,7 @@ use crate::node::Cluster;
 use crate::replica::Replica;
 use crate::residents::Slot;
 use crate::shard_map::ShardRange;
+use crate::start::DEPARTED_FILE;
 use crate::{Error, Result};
 
 /// Looked at so often without news, while a split is on its way, and after a step has failed.
@@ -235,10 +236,10 @@ impl Cluster {
         }
     }
 
-    /// Whether this node has a replica of a shard on its disk.
+    /// Whether this node has a replica of a shard on its disk that was not let go.
     pub(crate) fn has_replica_of(&self, shard: ShardId) -> bool {
         let dir = self.shared.shard_dir(shard);
         let disk: &Arc<dyn Disk> = &self.shared.options.disk;
-        disk.list(&dir).is_ok_and(|names| names.contains(&dir.join("replica")))
+        disk.list(&dir).is_ok_and(|names| names.contains(&dir.join("replica")) && !names.contains(&dir.join(DEPARTED_FILE)))
     }
 }

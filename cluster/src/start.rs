@@ -54,7 +54,7 @@ const METADATA_SEGMENT_BYTES: (u64, u64) = (1 << 20, 4 << 20);
 const RESERVE_BYTES: u64 = 32 << 20;
 
 /// In the folder of a replica that has moved away, until the folder is gone.
-const DEPARTED_FILE: &str = "departed";
+pub(crate) const DEPARTED_FILE: &str = "departed";
 /// Replicas that a shard should have where nobody says otherwise; fewer nodes hold fewer.
 const REPLICATION: u32 = 3;
 /// A founder that is not the first waits so long for the first to found a shard's group before it does so itself.
