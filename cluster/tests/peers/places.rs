@@ -52,6 +52,44 @@ async fn a_draining_node_gives_its_shards_away_while_writes_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_place_is_elsewhere_serves_after_a_restart_until_it_is_let_go() {
+    let mut world = World::new(&["storage"; 4], 1);
+    world.start(&[0, 1, 2], Some(3)).await;
+    world.start(&[3], None).await;
+    let table = world.table().await;
+    let mut rows = Rows::new();
+    write(world.node(0), &table, 0, 0..40, &mut rows).await;
+    let shard = ShardId(0);
+    let ids: Vec<_> = (0..4).map(|i| world.node(i).node_id()).collect();
+
+    // The one that is to get the replica is away: the move begins and cannot go on.
+    world.kill(3);
+    world.node(1).place(shard, world.node(1).replicas(shard), vec![ids[1], ids[2], ids[3]]).await.unwrap();
+    wait("the one that must give its replica away to know it", || async {
+        (!world.node(0).replicas(shard).contains(&ids[0])).then_some(())
+    })
+    .await;
+    for i in 0..3 {
+        world.kill(i);
+        world.hosts[i].disk = world.hosts[i].disk.power_loss(i as u64);
+    }
+    // Two of the three voters: one of them has its place elsewhere.
+    world.start(&[0, 1], None).await;
+    write(world.node(1), &table, 1, 0..40, &mut rows).await;
+    assert_eq!(world.rows(&table).await, rows);
+    world.start(&[2, 3], None).await;
+    wait("the move to end", || async {
+        let moved = world.node(1).moves().iter().any(|line| line.shard == shard && line.state == cluster::MoveState::Done);
+        (moved && world.node(0).read_stale(shard).is_err()).then_some(())
+    })
+    .await;
+    write(world.node(2), &table, 2, 0..40, &mut rows).await;
+    for i in 1..4 {
+        has_all(world.node(i), &table, &rows).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_keeps_nothing_is_forgotten_when_it_stays_away_and_known_again_when_it_comes() {
     let mut world = World::new(&["storage", "storage", "storage", "ingest", "query"], 1);
     world.gone_after = Duration::from_secs(1);
