@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::HeaderValue;
 use model::{Epoch, NodeId, ReplicaId, ShardId, Term};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,7 @@ struct Queue {
 
 struct Waiting {
     entry: Bytes,
+    trace: Option<HeaderValue>,
     answer: oneshot::Sender<Result<Outcome>>,
 }
 
@@ -228,11 +230,11 @@ impl Cluster {
                 return Err(Error::Overloaded { what, limit: self.max_waiting_bytes as u64 });
             }
             queue.bytes += entry.len();
-            queue.waiting.push_back(Waiting { entry, answer });
+            queue.waiting.push_back(Waiting { entry, trace: trace::current(), answer });
             queue.form()
         };
         if let Some(message) = message {
-            self.spawn(trace::within(trace::current(), self.clone().send(shard, node, outbox, message)));
+            self.spawn(self.clone().send(shard, node, outbox, message));
         }
         outcome.await.unwrap_or(Err(Error::ShuttingDown))
     }
@@ -251,7 +253,8 @@ impl Cluster {
             let peers = self.peers.as_ref().expect("only a node with peers hands on");
             // Who leads may have changed since the message formed; a node that does not lead says so.
             let to = self.leader(shard).filter(|leader| *leader != peers.me()).unwrap_or(node);
-            let answered = peers.call(to, Lane::Asks, &path, body.freeze()).await;
+            let traced = message.iter().find_map(|waiting| waiting.trace.clone());
+            let answered = trace::within(traced, peers.call(to, Lane::Asks, &path, body.freeze())).await;
             let answers = answered.and_then(|body| {
                 let answers: Vec<PartAnswer> = serde_json::from_slice(&body)
                     .map_err(|e| Error::PeerFailed { node: to.to_string(), why: format!("its answer is none: {e}") })?;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use model::{LogIndex, ReplicaId, ShardId, Term};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::responder::Responder;
@@ -78,7 +79,14 @@ pub(crate) struct Member {
 
 /// What a group agrees on: the bytes that the log keeps and what they say, shared, so that a leader never decodes.
 #[derive(Clone)]
-pub(crate) struct Proposal(Arc<(Bytes, Content)>);
+pub(crate) struct Proposal(Arc<Proposed>);
+
+struct Proposed {
+    bytes: Bytes,
+    content: Content,
+    /// The trace that it is told under, on its way and not in the log.
+    trace: Option<HeaderValue>,
+}
 
 /// What a proposal says.
 pub(crate) enum Content {
@@ -91,12 +99,12 @@ pub(crate) enum Content {
 impl Proposal {
     /// A proposal to a shard whose bytes the caller has made by [`Entry::encode`].
     pub(crate) fn shard(bytes: Bytes, entry: Entry) -> Proposal {
-        Proposal(Arc::new((bytes, Content::Shard(entry))))
+        Proposal(Arc::new(Proposed { bytes, content: Content::Shard(entry), trace: None }))
     }
 
     /// A proposal to the metadata group.
     pub(crate) fn metadata(commands: Vec<Command>) -> Proposal {
-        Proposal(Arc::new((Command::encode(&commands), Content::Metadata(commands))))
+        Proposal(Arc::new(Proposed { bytes: Command::encode(&commands), content: Content::Metadata(commands), trace: None }))
     }
 
     /// Reads a proposal back from the log.
@@ -106,15 +114,28 @@ impl Proposal {
             GroupKind::Metadata => Command::decode(&bytes).map(Content::Metadata),
         };
         let content = content.map_err(|source| io::Error::new(io::ErrorKind::InvalidData, storage::Error::BadEntry { index, source }))?;
-        Ok(Proposal(Arc::new((bytes, content))))
+        Ok(Proposal(Arc::new(Proposed { bytes, content, trace: None })))
     }
 
     pub(crate) fn bytes(&self) -> &Bytes {
-        &self.0.0
+        &self.0.bytes
     }
 
     pub(crate) fn content(&self) -> &Content {
-        &self.0.1
+        &self.0.content
+    }
+
+    /// The same, told under a trace; for one that nobody else has yet.
+    pub(crate) fn traced(mut self, trace: Option<HeaderValue>) -> Proposal {
+        if let Some(proposed) = Arc::get_mut(&mut self.0) {
+            proposed.trace = trace;
+        }
+        self
+    }
+
+    /// The trace that it is told under.
+    pub(crate) fn trace(&self) -> Option<&HeaderValue> {
+        self.0.trace.as_ref()
     }
 }
 

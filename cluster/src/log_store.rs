@@ -16,17 +16,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::Stream;
+use http::HeaderValue;
 use model::{LogIndex, Term, Timestamp};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 use storage::entry::Entry;
 use storage::wal::{NewRecord, Wal, WalOptions, WalReader, WalRoom};
+use tracing::Span;
 
 use crate::group::{Content, GroupKind, LogId, RaftEntry, Types, Vote, log_id};
 use crate::health::{GroupHealth, Health};
 use crate::log_record::{HardState, decode_entry, encode_payload};
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// Bytes of entries that one read gives at once: what a follower's request or a replay holds in memory.
 const READ_BYTES: usize = 4 << 20;
@@ -126,6 +128,14 @@ fn bytes_of(entry: &RaftEntry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(proposal) => proposal.bytes().len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+/// The trace that an entry is told under.
+pub(crate) fn trace_of(entry: &RaftEntry) -> Option<&HeaderValue> {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.trace(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
     }
 }
 
@@ -352,6 +362,8 @@ impl RaftLogStorage<Types> for LogStore {
                 payload,
             })
             .collect();
+        let traced = entries.iter().find_map(|entry| Some((trace_of(entry)?, entry.log_id.index)));
+        let span = traced.map_or_else(Span::none, |(trace, index)| trace::log_sync(trace, &self.log.name, index));
         let mut wal = self.log.wal.lock();
         let appended = wal.append(&records).map_err(|e| self.log.failed(e))?;
         {
@@ -366,11 +378,14 @@ impl RaftLogStorage<Types> for LogStore {
         let health = self.log.node_health.clone();
         wal.sync_then(
             appended,
-            Box::new(move |synced| match synced {
-                Ok(_) => callback.io_completed(Ok(())),
-                Err(error) => {
-                    health.stop(error.to_string());
-                    callback.io_completed(Err(io::Error::other(error.to_string())));
+            Box::new(move |synced| {
+                drop(span);
+                match synced {
+                    Ok(_) => callback.io_completed(Ok(())),
+                    Err(error) => {
+                        health.stop(error.to_string());
+                        callback.io_completed(Err(io::Error::other(error.to_string())));
+                    }
                 }
             }),
         );

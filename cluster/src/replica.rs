@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use http::HeaderValue;
 use model::{NodeId, PointBatch, ShardId, Term};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
@@ -33,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::node::Applied;
 use crate::room::Room;
 use crate::state_machine::{Progress, ShardMachine};
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// Groups of one shard on their way at once: one syncs while the other is copied and applied.
 const GROUPS_IN_FLIGHT: usize = 2;
@@ -91,6 +92,7 @@ struct Waiting {
     part: WritePart,
     bytes: usize,
     since: Instant,
+    trace: Option<HeaderValue>,
     answer: oneshot::Sender<Result<Applied>>,
 }
 
@@ -203,11 +205,11 @@ impl Replica {
 
     /// Puts parts into the queue. The first to come after a group was formed has to form the next one.
     fn enqueue(self: &Arc<Replica>, parts: impl IntoIterator<Item = (WritePart, usize)>) -> Result<(Vec<Answered>, Option<Forming>)> {
-        let since = Instant::now();
+        let (since, trace) = (Instant::now(), trace::current());
         let (mut waiting, mut answers, mut total) = (Vec::with_capacity(1), Vec::with_capacity(1), 0);
         for (part, bytes) in parts {
             let (answer, receiver) = oneshot::channel();
-            waiting.push(Waiting { part, bytes, since, answer });
+            waiting.push(Waiting { part, bytes, since, trace: trace.clone(), answer });
             answers.push(receiver);
             total += bytes;
         }
@@ -231,7 +233,8 @@ impl Replica {
     }
 
     /// Proposes what waited together, on the task that found that it may go.
-    fn propose_group(self: &Arc<Replica>, waiting: Vec<Waiting>) {
+    fn propose_group(self: &Arc<Replica>, mut waiting: Vec<Waiting>) {
+        let trace = waiting.iter_mut().find_map(|w| w.trace.take());
         let bytes = waiting.iter().map(|w| w.bytes).sum();
         let oldest = waiting.first().map_or_else(Instant::now, |w| w.since);
         let (parts, answers): (Vec<WritePart>, Vec<_>) = waiting.into_iter().map(|w| (w.part, w.answer)).unzip();
@@ -244,7 +247,7 @@ impl Replica {
         let mut encoded = Vec::with_capacity(bytes + PART_OVERHEAD_BYTES);
         entry.encode(&mut encoded);
         self.parts.metrics.group_bytes.observe(encoded.len() as f64);
-        let proposal = Proposal::shard(encoded.into(), entry);
+        let proposal = Proposal::shard(encoded.into(), entry).traced(trace);
         let raft = self.parts.raft.clone();
         let reply = Reply::new(move |result: ClientWriteResult<Types>| group.settle(result));
         // Unconstrained: a caller that has used up its share of its thread must not hold up the others of the group.

@@ -48,7 +48,6 @@ pub use self::gate::{Gate, Refusal};
 pub use self::hosts::Hosts;
 pub use self::metrics::Metrics;
 use crate::tls::Tls;
-use crate::traces::continue_trace;
 
 /// What a connection may take.
 #[derive(Clone, Debug)]
@@ -231,7 +230,7 @@ impl Doors {
         let mut counted = self.metrics.begin(path, activity);
         let id = self.ingest.next_request_id();
         let span = span(&request, is_write, id);
-        let traced = request.headers().get(trace::TRACEPARENT).cloned();
+        let traced = trace::continue_at(&span, request.headers().get(trace::TRACEPARENT).cloned());
         let mut response = match self.gate.admit(&request) {
             Err(refusal) => turned_away(&request, &refusal, id),
             Ok(access) => {
@@ -307,13 +306,11 @@ fn span(request: &Request<Incoming>, is_write: bool, id: RequestId) -> Span {
     let (method, path) = (request.method(), request.uri().path());
     let traced = trace_id(request);
     let trace_id = traced.unwrap_or(id.as_str());
-    let span = if is_write && traced.is_none() {
+    if is_write && traced.is_none() {
         tracing::debug_span!("request", %method, path, request_id = %id, trace_id)
     } else {
         tracing::info_span!("request", %method, path, request_id = %id, trace_id)
-    };
-    continue_trace(&span, request.headers());
-    span
+    }
 }
 
 /// The trace that the request belongs to.

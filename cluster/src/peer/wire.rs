@@ -4,7 +4,8 @@
 //! vote      | term u64 | node u64 | committed u8 |
 //! log id    | there u8 | term u64 | index u64 |
 //! append    | length u32 | vote | previous log id | commit log id | entries u32 | entry … |
-//! entry     | kind u8 | term u64 | index u64 | length u32 | payload … |     kind and payload as in the log (`log_record.rs`)
+//! entry     | kind u8 | term u64 | index u64 | length u32 | trace length u8 | trace … | payload … |
+//!             kind and payload as in the log (`log_record.rs`), the trace as a `traceparent` names it
 //! answer    | kind u8: 0 kept up to, 1 conflict at, 2 higher vote, 3 broken | log id or vote, padded to 17 bytes |
 //! ask       | vote | last log id | leadership transfer u8 |                   for a vote, or before asking for one
 //! granted   | vote | last log id | granted u8 |
@@ -15,13 +16,16 @@
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::HeaderValue;
 use model::{LogIndex, Term};
+use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId;
 use storage::wal::Record;
 
 use crate::group::{GroupKind, LogId, RaftEntry, Types, Vote, log_id};
 use crate::log_record::{decode_entry, encode_payload};
+use crate::log_store::trace_of;
 
 /// An append message carries entries of a few megabytes at most; beyond this it is none.
 pub(crate) const MAX_APPEND_BYTES: usize = 64 << 20;
@@ -29,8 +33,8 @@ pub(crate) const MAX_APPEND_BYTES: usize = 64 << 20;
 const COPY_BYTES: usize = 4 << 10;
 const VOTE_BYTES: usize = 17;
 const LOG_ID_BYTES: usize = 17;
-/// Of an entry before its payload.
-const ENTRY_HEAD_BYTES: usize = 21;
+/// Of an entry before its trace and payload.
+const ENTRY_HEAD_BYTES: usize = 22;
 /// Bytes of one [`put_answer`].
 pub(crate) const ANSWER_BYTES: usize = 1 + VOTE_BYTES;
 
@@ -69,7 +73,11 @@ fn take_log_id(bytes: &mut impl Buf) -> io::Result<Option<LogId>> {
 /// The chunks of an append message, in order; large payloads are not copied.
 pub(crate) fn append_chunks(request: &AppendEntriesRequest<Types>) -> Vec<Bytes> {
     let payloads: Vec<(u8, Bytes)> = request.entries.iter().map(|entry| encode_payload(&entry.payload)).collect();
-    let length = VOTE_BYTES + 2 * LOG_ID_BYTES + 4 + payloads.iter().map(|(_, payload)| ENTRY_HEAD_BYTES + payload.len()).sum::<usize>();
+    let length = VOTE_BYTES
+        + 2 * LOG_ID_BYTES
+        + 4
+        + payloads.iter().map(|(_, payload)| ENTRY_HEAD_BYTES + payload.len()).sum::<usize>()
+        + request.entries.iter().map(|entry| trace_bytes(entry).len()).sum::<usize>();
     let mut chunks = Vec::new();
     let mut head = BytesMut::with_capacity(128);
     head.put_u32_le(length as u32);
@@ -82,6 +90,9 @@ pub(crate) fn append_chunks(request: &AppendEntriesRequest<Types>) -> Vec<Bytes>
         head.put_u64_le(entry.log_id.leader_id.term);
         head.put_u64_le(entry.log_id.index);
         head.put_u32_le(payload.len() as u32);
+        let trace = trace_bytes(entry);
+        head.put_u8(trace.len() as u8);
+        head.extend_from_slice(trace);
         if payload.len() <= COPY_BYTES {
             head.extend_from_slice(&payload);
         } else {
@@ -93,6 +104,11 @@ pub(crate) fn append_chunks(request: &AppendEntriesRequest<Types>) -> Vec<Bytes>
         chunks.push(head.freeze());
     }
     chunks
+}
+
+/// What an entry says of its trace; one that is too long to be a trace is not told.
+fn trace_bytes(entry: &RaftEntry) -> &[u8] {
+    trace_of(entry).map(HeaderValue::as_bytes).filter(|trace| u8::try_from(trace.len()).is_ok()).unwrap_or_default()
 }
 
 /// Takes the next whole append message off the front of `bytes`, if it is there.
@@ -117,10 +133,19 @@ pub(crate) fn take_append(kind: GroupKind, bytes: &mut BytesMut) -> io::Result<O
     for _ in 0..count {
         need(&message, ENTRY_HEAD_BYTES, "entry")?;
         let (of, term, index) = (message.get_u8(), message.get_u64_le(), message.get_u64_le());
-        let length = message.get_u32_le() as usize;
+        let (length, trace) = (message.get_u32_le() as usize, usize::from(message.get_u8()));
+        need(&message, trace, "trace")?;
+        let trace = message.split_to(trace);
         need(&message, length, "payload")?;
         let record = Record { kind: of, term: Term(term), index: LogIndex(index), payload: message.split_to(length) };
-        entries.push(decode_entry(kind, record)?);
+        let mut entry = decode_entry(kind, record)?;
+        if !trace.is_empty()
+            && let EntryPayload::Normal(proposal) = entry.payload
+        {
+            let trace = HeaderValue::from_maybe_shared(trace).map_err(|_| invalid("a trace that is none"))?;
+            entry.payload = EntryPayload::Normal(proposal.traced(Some(trace)));
+        }
+        entries.push(entry);
     }
     if message.has_remaining() {
         return Err(invalid("an append message with more than its entries"));
@@ -220,7 +245,6 @@ pub(crate) fn decode_log_id(bytes: &mut Bytes) -> io::Result<Option<LogId>> {
 
 #[cfg(test)]
 mod tests {
-    use openraft::EntryPayload;
     use storage::entry::Entry;
 
     use super::*;
@@ -236,7 +260,7 @@ mod tests {
             entry.encode(&mut bytes);
             RaftEntry {
                 log_id: log_id(Term(3), LogIndex(8 + i as u64)),
-                payload: EntryPayload::Normal(Proposal::shard(bytes.into(), entry)),
+                payload: EntryPayload::Normal(Proposal::shard(bytes.into(), entry).traced((i == 1).then(|| TRACE.clone()))),
             }
         };
         AppendEntriesRequest {
@@ -264,8 +288,10 @@ mod tests {
         }
     }
 
-    fn bytes_of(entries: &[RaftEntry]) -> Vec<(LogId, Bytes)> {
-        entries.iter().map(|e| (e.log_id, encode_payload(&e.payload).1)).collect()
+    const TRACE: HeaderValue = HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+
+    fn bytes_of(entries: &[RaftEntry]) -> Vec<(LogId, Bytes, Option<HeaderValue>)> {
+        entries.iter().map(|e| (e.log_id, encode_payload(&e.payload).1, trace_of(e).cloned())).collect()
     }
 
     #[test]
