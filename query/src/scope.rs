@@ -95,7 +95,7 @@ impl Scope {
         let mut catalog = cluster.catalog();
         if let Some(only) = &only {
             let databases = catalog.database(only).map(|database| (only.clone(), database.clone())).into_iter().collect();
-            catalog = Arc::new(Catalog { version: catalog.version, databases });
+            catalog = Arc::new(Catalog { databases, ..(*catalog).clone() });
         }
         Scope {
             cluster,

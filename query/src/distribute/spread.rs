@@ -26,7 +26,7 @@ use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 use datafusion_distributed::{
     ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedCodec, DistributedExec, DistributedExt,
-    DistributedLeafExec, DistributedMetricsFormat, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
+    DistributedLeafExec, DistributedMetricsFormat, NetworkShuffleExec, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
     ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker, WorkerChannel, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse,
     WorkerQueryContext, WorkerResolver, display_plan_ascii, grpc, rewrite_distributed_plan_with_metrics,
 };
@@ -104,7 +104,7 @@ pub(crate) async fn spread(
     // The planner gives what is made already, whatever the logical plan is.
     let logical = LogicalPlanBuilder::empty(false).build()?;
     let cut = state.query_planner().create_physical_plan(&logical, &state).await?;
-    match travels(&cut, &state) {
+    match travels(&cut, &state).and_then(|()| mixes_without_order(&cut)) {
         Ok(()) => Ok((cut, state)),
         Err(e) => {
             tracing::debug!(error = %e, "the plan cannot travel; its shards are read from afar");
@@ -124,6 +124,18 @@ fn travels(plan: &Arc<dyn ExecutionPlan>, session: &SessionState) -> Result<()> 
     physical_plan_to_bytes_with_proto_converter(specialized.data, &codec, &DeduplicatingProtoConverter::default()).map(|_| ())
 }
 
+/// Refuses a plan in which rows of several nodes are mixed by their hash and said to be in order all the same: an aggregate
+/// above would give the same group several times. A step keeps the order of what it hashes where that comes from one
+/// partition, and a shuffle claims it although it mixes what several nodes send.
+fn mixes_without_order(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    let Some(cut) = plan.downcast_ref::<DistributedExec>() else { return Ok(()) };
+    let claims = |step: &Arc<dyn ExecutionPlan>| Ok(step.is::<NetworkShuffleExec>() && step.properties().output_ordering().is_some());
+    match cut.children()[0].exists(claims)? {
+        true => Err(DataFusionError::Internal("a shuffle of the plan claims an order".to_owned())),
+        false => Ok(()),
+    }
+}
+
 /// The scan for so many tasks.
 fn pin(scan: &ShardScanExec, tasks: usize, nodes: &[NodeId], scope: &Scope) -> Result<Arc<dyn ExecutionPlan>> {
     let parts = scan.parts();
@@ -134,7 +146,8 @@ fn pin(scan: &ShardScanExec, tasks: usize, nodes: &[NodeId], scope: &Scope) -> R
     };
     let mut shards: Vec<Vec<ShardId>> = vec![Vec::new(); tasks];
     readable.iter().enumerate().for_each(|(at, shard)| shards[task_of(at, *shard)].push(*shard));
-    let partitions = shards.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    // Two at least: see `mixes_without_order`.
+    let partitions = shards.iter().map(Vec::len).max().unwrap_or(0).max(2);
     let variant = |shards: Vec<ShardId>| {
         let nodes = shards.iter().filter_map(|shard| Some((*shard, scope.placement().node_of(*shard)?))).collect();
         let parts = ScanParts { shards, partitions, nodes, rows: Vec::new(), ..parts.clone() };

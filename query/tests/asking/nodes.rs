@@ -98,6 +98,45 @@ async fn every_node_answers_as_a_single_one_does() {
     alone.cluster.shutdown().await;
 }
 
+/// Each node leads one shard, so each stage scans one partition, and groups have rows in all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_whose_rows_lie_in_all_shards_are_told_once_whoever_is_asked() {
+    let lines = |hosts: i64| {
+        let line = |i: i64| {
+            format!("cpu,host=h{:03},cpu=c{} usage={}i,ok={} {}", i / 12, i % 12, i % 7, ["t", "f"][(i % 2) as usize], (i % 5) * HOUR)
+        };
+        (0..hosts * 12).map(line).collect::<Vec<_>>().join("\n")
+    };
+    let alone = Node::start().await;
+    let fleet = Fleet::start(&["ingest,storage,query", "ingest,storage,query", "ingest,storage,query", "query"], 3, 1).await;
+    for node in [&alone, fleet.node(0)] {
+        node.write(&lines(100)).await;
+        node.ask("FLUSH").await;
+        node.write(&lines(40)).await;
+        node.write("m,room=a v=1i 1\nm,room=b v=2i 2\nm,device_id=d,room=a v=3i 3").await;
+    }
+    for sql in [
+        "SELECT host, count(*) AS n FROM cpu GROUP BY host ORDER BY host",
+        "SELECT count(*) AS n FROM (SELECT DISTINCT host FROM cpu)",
+        "SELECT host, ok, count(*) AS n, sum(usage) AS s FROM cpu GROUP BY host, ok ORDER BY host, ok",
+        "SELECT time_bucket('1h', time) AS t, host, avg(usage) AS u FROM cpu GROUP BY t, host ORDER BY t, host",
+        "SELECT device_id, count(*) AS n FROM m GROUP BY device_id ORDER BY device_id",
+        "SELECT host, cpu, last_value(usage ORDER BY time) AS u FROM cpu GROUP BY host, cpu ORDER BY host, cpu",
+        "SELECT count(*) AS n FROM (SELECT DISTINCT a.host FROM cpu a JOIN cpu b ON a.host = b.host AND a.cpu = b.cpu)",
+    ] {
+        let expected = alone.ask(sql).await;
+        for i in 0..4 {
+            for options in ways() {
+                let way = options.shortcuts;
+                let answer = fleet.node(i).csv(sql, options).await.unwrap_or_else(|e| panic!("node {i}, {way:?}, {sql}: {e:?}"));
+                assert_eq!(answer, expected, "node {i}, {way:?}: {sql}");
+            }
+        }
+    }
+    fleet.end().await;
+    alone.cluster.shutdown().await;
+}
+
 /// From the second device on the node asked does not plan: it knows by the form where the statement goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_of_one_form_find_the_node_of_each_device() {
