@@ -319,12 +319,20 @@ pub struct Catalog {
     pub version: u64,
     /// Databases by name.
     pub databases: BTreeMap<Arc<str>, Arc<DatabaseSchema>>,
+    /// The number that the next new table gets: they only grow, so that one who does not know a table knows why.
+    #[serde(default)]
+    pub next_table: u32,
 }
 
 impl Catalog {
     /// The database of this name.
     pub fn database(&self, name: &str) -> Option<&Arc<DatabaseSchema>> {
         self.databases.get(name)
+    }
+
+    /// Whether a table was there and is no more. One that is not there may also be too new for this catalog.
+    pub fn has_forgotten(&self, id: TableId) -> bool {
+        id.0 < self.next_table && self.table(id).is_none()
     }
 
     /// The database and table of this table id.

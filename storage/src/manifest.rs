@@ -61,10 +61,10 @@ pub struct FileMeta {
     pub min_time: i64,
     /// Newest row.
     pub max_time: i64,
-    /// Smallest series key in it.
+    /// No series key in it comes before this one: the smallest, or how that begins.
     #[serde(with = "hex")]
     pub min_key: Vec<u8>,
-    /// Largest series key in it.
+    /// No series key in it comes after this one: the largest, or a shorter one beyond it.
     #[serde(with = "hex")]
     pub max_key: Vec<u8>,
     /// The table's schema version that it was written with.

@@ -1,13 +1,13 @@
 //! What this shard answered to which request, so that a repeat is answered alike and stored only once (DESIGN rule 6).
 //!
 //! An old retry must not undo a newer write: a part whose (origin, sequence) is known is not applied again. What is
-//! remembered is bounded in time, by the arrival times that the entries carry, and in number; both depend on the log
-//! alone, so all replicas remember the same. Beyond the bounds a repeat is a new write, which changes nothing unless a
+//! remembered is bounded in time, by the arrival times that the entries carry (of the leaders that proposed them), and in
+//! number; both depend on the log alone, so all replicas remember the same. Beyond the bounds a repeat is a new write, which changes nothing unless a
 //! newer write of the same rows came between.
 //!
 //! ```text
 //! saved  = | format u8 = 1 | origins u32 | origin u128 … | window × 2 |     recent, day; all numbers little-endian
-//! window = | newest i64 | count u32 | answer × count |                      oldest first
+//! window = | 0 i64 | count u32 | answer × count |                      oldest first
 //! answer = | origin's number u32 | sequence u64 | arrived i64 | rows u32 |
 //! ```
 
@@ -37,7 +37,6 @@ pub struct Retries {
 struct Window {
     max_age_ns: i64,
     max_count: usize,
-    newest: i64,
     rows: HashMap<(u128, u64), u32>,
     /// The keys of `rows` with their arrival, oldest entry of the log first.
     order: VecDeque<(u128, u64, i64)>,
@@ -66,7 +65,7 @@ impl Retries {
             RetryWindow::Day => &mut self.day,
         };
         window.push(part.origin, part.sequence, part.arrived.0, rows);
-        window.forget();
+        window.forget(part.arrived.0);
     }
 
     /// How many answers are remembered.
@@ -94,7 +93,7 @@ impl Retries {
         out.extend_from_slice(&(list.len() as u32).to_le_bytes());
         list.iter().for_each(|origin| out.extend_from_slice(&origin.to_le_bytes()));
         for window in [&self.recent, &self.day] {
-            out.extend_from_slice(&window.newest.to_le_bytes());
+            out.extend_from_slice(&[0; 8]);
             out.extend_from_slice(&(window.order.len() as u32).to_le_bytes());
             for &(origin, sequence, arrived) in &window.order {
                 out.extend_from_slice(&origins[&origin].to_le_bytes());
@@ -122,7 +121,7 @@ impl Retries {
             origins.push(u128::from_le_bytes(r.take("origin")?));
         }
         for window in [&mut retries.recent, &mut retries.day] {
-            window.newest = i64::from_le_bytes(r.take("newest arrival")?);
+            r.take::<8>("window")?;
             for _ in 0..u32::from_le_bytes(r.take("answers")?) {
                 let at = r.at;
                 let number = u32::from_le_bytes(r.take("origin's number")?);
@@ -141,18 +140,19 @@ impl Retries {
 
 impl Window {
     fn new(max_age_ns: i64, max_count: usize) -> Window {
-        Window { max_age_ns, max_count, newest: i64::MIN, rows: HashMap::new(), order: VecDeque::new() }
+        Window { max_age_ns, max_count, rows: HashMap::new(), order: VecDeque::new() }
     }
 
     fn push(&mut self, origin: u128, sequence: u64, arrived: i64, rows: u32) {
-        self.newest = self.newest.max(arrived);
         if self.rows.insert((origin, sequence), rows).is_none() {
             self.order.push_back((origin, sequence, arrived));
         }
     }
 
-    fn forget(&mut self) {
-        let oldest = self.newest.saturating_sub(self.max_age_ns);
+    /// Forgets what is too old for what arrived last: not for the newest arrival ever, or one clock that was ahead once
+    /// would have everything forgotten from then on.
+    fn forget(&mut self, now: i64) {
+        let oldest = now.saturating_sub(self.max_age_ns);
         while let Some(&(origin, sequence, arrived)) = self.order.front()
             && (self.order.len() > self.max_count || arrived < oldest)
         {
@@ -202,6 +202,16 @@ mod tests {
         assert_eq!(retries.known(&part(2, 1, 86_399, RetryWindow::Day)), Some(Outcome::Stored { rows: 8 }));
         retries.stored(&part(3, 2, 86_401, RetryWindow::Day), 1);
         assert_eq!(retries.known(&part(2, 1, 86_401, RetryWindow::Day)), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_once_does_not_have_later_answers_forgotten() {
+        let mut retries = Retries::default();
+        retries.stored(&part(1, 1, 10 * 86_400, RetryWindow::Day), 1);
+        let mut retries = Retries::decode(&retries.encode()).unwrap();
+        retries.stored(&part(1, 2, 0, RetryWindow::Day), 5);
+        retries.stored(&part(1, 3, 1, RetryWindow::Day), 6);
+        assert_eq!(retries.known(&part(1, 2, 2, RetryWindow::Day)), Some(Outcome::Stored { rows: 5 }));
     }
 
     #[test]

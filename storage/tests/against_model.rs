@@ -89,7 +89,7 @@ fn first_catalog() -> Catalog {
         }
         database.tables.insert(name.into(), Arc::new(table));
     }
-    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into() }
+    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100 }
 }
 
 fn table_of(catalog: &Catalog, id: TableId) -> Arc<TableSchema> {

@@ -91,6 +91,8 @@ impl Write for Pending {
 
 /// Bytes of one tag's texts at which a row group ends early: readers hold them all.
 const MAX_TAG_BYTES: usize = 8 << 20;
+/// Bytes of a file's bounds in the manifest.
+const MAX_BOUND_BYTES: usize = 256;
 
 /// The Parquet side of a file, once its encodings are chosen.
 struct Encoder {
@@ -355,8 +357,8 @@ impl FileWriter {
             tail_checksum,
             min_time: self.times.0,
             max_time: self.times.1,
-            min_key: std::mem::take(&mut self.keys.0),
-            max_key: std::mem::take(&mut self.keys.1),
+            min_key: at_least(std::mem::take(&mut self.keys.0)),
+            max_key: at_most(std::mem::take(&mut self.keys.1)),
             schema_version: self.new.table.version,
             range_version: self.new.range_version,
         };
@@ -476,4 +478,37 @@ fn page_sizes(chunk: &ColumnCloseResult) -> std::result::Result<Vec<u32>, Parque
     let pages = index.page_locations().iter().map(|p| p.compressed_page_size as u32);
     let dictionary = chunk.bytes_written - pages.clone().map(u64::from).sum::<u64>();
     Ok((dictionary > 0).then_some(dictionary as u32).into_iter().chain(pages).collect())
+}
+
+/// A bound of at most [`MAX_BOUND_BYTES`] that no key of the file comes before: manifests do not grow with what devices are
+/// called.
+fn at_least(mut smallest: Vec<u8>) -> Vec<u8> {
+    smallest.truncate(MAX_BOUND_BYTES);
+    smallest
+}
+
+/// A bound that no key of the file comes after: the next key of so many bytes, where the largest has more.
+fn at_most(mut largest: Vec<u8>) -> Vec<u8> {
+    if largest.len() > MAX_BOUND_BYTES {
+        // Every key begins with the number of its first component, so there is a byte to count up.
+        let last = largest[..MAX_BOUND_BYTES].iter().rposition(|byte| *byte < u8::MAX).unwrap_or(0);
+        largest.truncate(last + 1);
+        largest[last] = largest[last].saturating_add(1);
+    }
+    largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_of_long_keys_are_short_and_hold_them() {
+        for key in [vec![1, 7], [&[1u8][..], &[9; 5_000]].concat(), [&[1u8][..], &[255; 5_000]].concat()] {
+            let (min, max) = (at_least(key.clone()), at_most(key.clone()));
+            assert!(min <= key && key <= max, "{min:?} {max:?}");
+            assert!(min.len() <= MAX_BOUND_BYTES && max.len() <= MAX_BOUND_BYTES);
+        }
+        assert_eq!((at_least(vec![1, 7]), at_most(vec![1, 7])), (vec![1, 7], vec![1, 7]));
+    }
 }

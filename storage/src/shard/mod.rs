@@ -18,12 +18,12 @@ mod files;
 mod split;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{Catalog, LogIndex, ReplicaId, ShardId, TableId, TableSchema, Term, Timestamp};
+use model::{Catalog, DatabaseId, LogIndex, ReplicaId, ShardId, TableId, TableSchema, Term, Timestamp};
 use parking_lot::Mutex;
 
 pub use self::files::{FileReceiver, SentFile};
@@ -196,7 +196,8 @@ impl Shard {
     }
 
     /// Writes the oldest sealed memtable to files, verifies and syncs them, and gives the edit to propose. `None`: nothing
-    /// is sealed. Refused while this replica is behind. The catalog must know every table that was written to; rows of tables that it has forgotten leave.
+    /// is sealed. Refused while this replica is behind. Rows of
+    /// tables that the catalog has forgotten leave; one that is older than the rows is refused.
     pub fn flush(&self, catalog: &Catalog) -> Result<Option<ManifestEdit>> {
         let _one_at_a_time = self.flushing.lock();
         self.tidy()?;
@@ -208,6 +209,10 @@ impl Shard {
         };
         let tables = sealed.tables.iter().filter_map(|(&id, rows)| {
             let Some((database, schema)) = catalog.table(id) else {
+                if !catalog.has_forgotten(id) {
+                    let newest = rows.schema_version();
+                    return Some(Err(Error::StaleSchema { table: format!("number {id}").into(), asked: 0, newest }));
+                }
                 tracing::warn!(shard = %self.options.shard, table = %id, rows = rows.rows(), "rows of a table that the catalog has forgotten leave");
                 return None;
             };
@@ -248,8 +253,12 @@ impl Shard {
             }
             self.capture(&state)
         };
-        let known = |file: &&Arc<FileMeta>| catalog.table(file.table).is_some();
-        let files = view.files.values().flatten().filter(known).map(|file| &**file);
+        // A table that the catalog does not know as its files do waits for a newer one.
+        let known = |files: &&Vec<Arc<FileMeta>>| {
+            let of = files.first().and_then(|file| catalog.table(file.table));
+            of.is_some_and(|(_, schema)| files.iter().all(|file| file.schema_version <= schema.version))
+        };
+        let files = view.files.values().filter(known).flatten().map(|file| &**file);
         let eagerness = if full { Eagerness::UntilEachRowStandsOnce } else { Eagerness::WhenItPays };
         let Some(plan) = compaction::plan(files, &view.cutoffs, &view.range, table, eagerness) else { return Ok(None) };
         let (database, schema) = catalog.table(plan.table).expect("only files of known tables were offered");
@@ -257,6 +266,12 @@ impl Shard {
         let edit = compaction::compact(&self.parquet, &plan, database.name.clone(), schema, cutoff, view.range)?;
         self.state.lock().made(edit.files());
         Ok(Some(edit))
+    }
+
+    /// The instants before which each database's rows are dropped, as of the last entry applied.
+    pub fn cutoffs(&self) -> BTreeMap<DatabaseId, Timestamp> {
+        let view = self.view();
+        view.cutoffs.iter().map(|(&database, &cutoff)| (DatabaseId(database), Timestamp(cutoff))).collect()
     }
 
     /// The state at the flushed index, for a replica that lacks it. While this replica is behind, it is the newest one whose

@@ -38,7 +38,7 @@ pub(crate) fn catalog() -> Catalog {
         }
         database.tables.insert(name.into(), Arc::new(table));
     }
-    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into() }
+    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100 }
 }
 
 pub(crate) fn open_on(disk: &FaultyDisk, replica: u128) -> Result<Shard> {
