@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use model::{DatabaseId, NodeId, Timestamp};
 use storage::entry::Entry;
 
@@ -60,17 +60,22 @@ impl Cutoffs {
             }
         }
         let cutoffs = cluster.metadata.state().cutoffs.clone();
+        let mut failed = Ok(());
         for (&database, &cutoff) in cutoffs.iter() {
             if told.get(&database).is_some_and(|&before| before >= cutoff) {
                 continue;
             }
             // One that has stopped is told when it starts again.
             let shards = cluster.shards_that_run();
-            try_join_all(shards.into_iter().map(|shard| cluster.propose(shard, Entry::Retention { database, cutoff }))).await?;
-            told.insert(database, cutoff);
+            let telling = shards.into_iter().map(|shard| cluster.propose(shard, Entry::Retention { database, cutoff }));
+            match join_all(telling).await.into_iter().find_map(Result::err) {
+                None => drop(told.insert(database, cutoff)),
+                // A shard that nobody leads holds up neither the other shards nor the other databases.
+                Some(error) => failed = Err(error),
+            }
         }
         told.retain(|database, _| cutoffs.contains_key(database));
-        Ok(())
+        failed
     }
 
     /// This node's time.

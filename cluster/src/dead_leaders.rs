@@ -17,6 +17,7 @@ use openraft::storage::RaftStateMachine;
 use tokio::time::Instant;
 
 use crate::group::{LEASE, Types};
+use crate::log_store::Log;
 use crate::node::Cluster;
 use crate::peer::{Lane, Peers};
 
@@ -101,8 +102,8 @@ impl Cluster {
     /// The nodes that lead groups which this node follows.
     fn followed(&self) -> Vec<NodeId> {
         let shards = self.residents.running();
-        let leaders = shards.iter().filter_map(|replica| follows(replica.raft()));
-        let mut leaders: Vec<NodeId> = leaders.chain(self.metadata.own().and_then(|own| follows(&own.raft))).collect();
+        let leaders = shards.iter().filter_map(|replica| follows(replica.raft(), replica.log()));
+        let mut leaders: Vec<NodeId> = leaders.chain(self.metadata.own().and_then(|own| follows(&own.raft, &own.log))).collect();
         leaders.sort_unstable();
         leaders.dedup();
         leaders
@@ -111,25 +112,26 @@ impl Cluster {
     /// Asks for votes in each group that the node led, if it is this node's turn.
     async fn replace_leader(&self, node: NodeId, since: Duration) {
         for replica in self.residents.running() {
-            ask_for_votes(replica.raft(), node, since).await;
+            ask_for_votes(replica.raft(), replica.log(), node, since).await;
         }
         if let Some(own) = self.metadata.own() {
-            ask_for_votes(&own.raft, node, since).await;
+            ask_for_votes(&own.raft, &own.log, node, since).await;
         }
     }
 }
 
 /// The other member that leads a group, if this one votes.
-fn follows<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>) -> Option<NodeId> {
+fn follows<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, log: &Log) -> Option<NodeId> {
     let me = *raft.node_id();
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     let leader = metrics.current_leader.filter(|leader| *leader != me)?;
-    metrics.membership_config.voter_ids().any(|voter| voter == me).then_some(NodeId(leader))
+    let votes = metrics.membership_config.voter_ids().any(|voter| voter == me) && log.is_named(metrics.membership_config.membership());
+    votes.then_some(NodeId(leader))
 }
 
-async fn ask_for_votes<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, dead: NodeId, since: Duration) {
-    if follows(raft) != Some(dead) {
+async fn ask_for_votes<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, log: &Log, dead: NodeId, since: Duration) {
+    if follows(raft, log) != Some(dead) {
         return;
     }
     let me = *raft.node_id();

@@ -21,7 +21,7 @@ use openraft::vote::leader_id_std::{CommittedLeaderId, LeaderId};
 use openraft::{Config, EntryPayload, OptionalSend, Raft, RaftMetrics, RaftTypeConfig, SnapshotPolicy};
 use storage::entry::{Entry, Outcome};
 
-use crate::log_store::LogStore;
+use crate::log_store::{Log, LogStore};
 use crate::metadata::command::{Command, Decided};
 use crate::network::GroupNetwork;
 use crate::{Error, Result};
@@ -275,24 +275,31 @@ where
         max_payload_entries: 64,
         max_append_entries: Some(64),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // Only `purge_log` lets go of the log, up to what is saved: a snapshot is of the state in memory, which a crash takes.
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
+        // Not before the log names this replica as a member: see `elect_once_named`.
+        enable_elect: false,
         // A leader that was killed does not know what was committed. Taking up its term again it would read, in good faith,
         // less than it has acknowledged; it is elected anew instead, and the first entry of the new term tells.
         enable_leader_restore: Some(false),
         ..Config::default()
     };
+    let log_of_group = log.log();
     let config = Arc::new(config.validate().expect("our settings are consistent"));
     let raft = Raft::new(node, config, network, log, machine).await.map_err(|e| stopped(e.to_string()))?;
     let initialized = raft.is_initialized().await.map_err(|e| stopped(e.to_string()))?;
     // What openraft shows of itself is a moment late: whether this node founds the group alone is known here.
-    let mut sole = initialized && raft.voter_ids().eq([node]);
+    log_of_group.note_membership(&membership(&raft));
+    let named = log_of_group.is_named(&membership(&raft));
+    let mut sole = initialized && named && raft.voter_ids().eq([node]);
     match founding {
         Founding::With(members) if !initialized => {
             sole = members.len() == 1;
+            raft.runtime_config().elect(true);
             raft.initialize(members).await.map_err(|e| stopped(e.to_string()))?;
         }
-        _ if initialized && !raft.is_leader() && raft.voter_ids().eq([node]) => {
+        _ if sole && !raft.is_leader() => {
             // Killed between its vote and its first entry. Nobody else can vote: there is no reason to wait for a timeout.
             raft.trigger().elect(false).await.map_err(|e| stopped(e.to_string()))?;
         }
@@ -302,7 +309,32 @@ where
         raft.wait(None).metrics(|m| m.current_leader == Some(node), "a sole voter leads").await.map_err(|e| stopped(e.to_string()))?;
         raft.wait_for_recovery(None).await.map_err(|e| stopped(e.to_string()))?;
     }
+    match named {
+        true => raft.runtime_config().elect(true),
+        false => drop(tokio::spawn(elect_once_named(raft.clone(), log_of_group))),
+    }
     Ok(raft)
+}
+
+/// Lets a member take part in elections once its log names it. A replica on an empty folder is sent the log, and in its
+/// beginning may be a membership with an earlier replica of this node in it, perhaps alone: electing itself by that, it would
+/// lead a group of its own and acknowledge what nobody else has.
+async fn elect_once_named<SM: RaftStateMachine<Types>>(raft: Raft<Types, SM>, log: Arc<Log>) {
+    let mut metrics = raft.metrics();
+    loop {
+        {
+            let now = metrics.borrow_watched();
+            if log.is_named(now.membership_config.membership()) {
+                return raft.runtime_config().elect(true);
+            }
+            if now.running_state.is_err() {
+                return;
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Founds a group whose first founder has not done so in time: it may have died before it could.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures::Stream;
 use http::HeaderValue;
-use model::{LogIndex, Term, Timestamp};
+use model::{LogIndex, ReplicaId, Term, Timestamp};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
@@ -54,6 +54,7 @@ pub(crate) struct Log {
     hard: Mutex<HardState>,
     sole_voter: AtomicBool,
     node: u64,
+    replica: ReplicaId,
     health: Arc<GroupHealth>,
     node_health: Arc<Health>,
 }
@@ -124,11 +125,16 @@ impl Recent {
     }
 }
 
-fn bytes_of(entry: &RaftEntry) -> usize {
+pub(crate) fn bytes_of(entry: &RaftEntry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(proposal) => proposal.bytes().len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
+}
+
+/// The one further on in the log: a tail that a newer term has replaced may have the higher term and end before it.
+fn later(a: Option<LogId>, b: Option<LogId>) -> Option<LogId> {
+    [a, b].into_iter().flatten().max_by_key(|id| id.index)
 }
 
 /// The trace that an entry is told under.
@@ -140,8 +146,8 @@ pub(crate) fn trace_of(entry: &RaftEntry) -> Option<&HeaderValue> {
 }
 
 impl LogStore {
-    /// Opens the log, or founds it.
-    pub(crate) fn open(kind: GroupKind, name: &str, options: WalOptions, node: u64, told: ToldOfFailures) -> Result<LogStore> {
+    /// Opens the log, or founds it. `me` are this node and its replica of the group.
+    pub(crate) fn open(kind: GroupKind, name: &str, options: WalOptions, me: (u64, ReplicaId), told: ToldOfFailures) -> Result<LogStore> {
         let dir = options.dir.clone();
         let corrupt = |what: String| Error::Storage(storage::Error::Corrupt { path: dir.clone(), at: 0, what });
         let (mut wal, opened) = Wal::open(options)?;
@@ -163,7 +169,7 @@ impl LogStore {
         if let Some(purged) = &hard.purged {
             wal.purge(LogIndex(purged.index + 1))?;
         }
-        let last = opened.last.map(|(term, index)| log_id(term, index)).max(hard.purged);
+        let last = later(opened.last.map(|(term, index)| log_id(term, index)), hard.purged);
         let (reader, room) = (wal.reader(), wal.room());
         let recent = Mutex::new(Recent { last, ..Recent::default() });
         let log = Log {
@@ -175,7 +181,8 @@ impl LogStore {
             recent,
             hard: Mutex::new(hard),
             sole_voter: AtomicBool::new(false),
-            node,
+            node: me.0,
+            replica: me.1,
             health: told.group,
             node_health: told.node,
         };
@@ -241,7 +248,13 @@ impl Log {
     /// Takes note of the membership in force.
     pub(crate) fn note_membership(&self, membership: &crate::group::Membership) {
         let sole = membership.get_joint_config().iter().all(|voters| voters.len() == 1 && voters.contains(&self.node));
-        self.sole_voter.store(sole && !membership.get_joint_config().is_empty(), Ordering::Release);
+        self.sole_voter.store(sole && !membership.get_joint_config().is_empty() && self.is_named(membership), Ordering::Release);
+    }
+
+    /// Whether it is this replica that a membership names, and not one that this node had before on another folder. A replica
+    /// that learns the log from its beginning reads memberships of long ago on its way.
+    pub(crate) fn is_named(&self, membership: &crate::group::Membership) -> bool {
+        membership.get_node(&self.node).is_some_and(|member| member.replica == self.replica)
     }
 
     fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
@@ -413,7 +426,7 @@ impl RaftLogStorage<Types> for LogStore {
         wal.purge(LogIndex(upto.index + 1)).map_err(|e| self.log.failed(e))?;
         let mut recent = self.log.recent.lock();
         recent.forget_before(upto.index + 1);
-        recent.last = recent.last.max(Some(upto));
+        recent.last = later(recent.last, Some(upto));
         Ok(())
     }
 }

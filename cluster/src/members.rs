@@ -28,6 +28,8 @@ use crate::{Error, Result};
 
 /// How often a leader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Shards on their way at once. More than one, so that one that cannot get on does not keep all others where they are.
+const MAX_MOVING: usize = 2;
 /// A member this near to the end of the log may vote, or lead: the rest is a moment's work.
 const NEAR_ENTRIES: u64 = 64;
 /// A shard stays with the leader that it has for so long before it is handed to the one that should lead it.
@@ -47,6 +49,8 @@ pub(crate) async fn keep(cluster: Weak<Cluster>) {
         let Some(cluster) = cluster.upgrade() else { return };
         cluster.look_after_shards(&mut seen).await;
         cluster.register_if_forgotten().await;
+        // Who leads does so when it decides; a member that only follows has a log as well.
+        cluster.metadata.save_if_long().await;
         if !cluster.metadata.leads() {
             // What it saw when it led last may be long ago.
             seen.reached.clear();
@@ -192,6 +196,7 @@ impl Cluster {
         let all = seen.looks.is_multiple_of(LOOKS_PER_ROLL_CALL);
         let asked: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage || all).map(|n| n.id).collect();
         let reached = futures::future::join_all(asked.iter().map(|&node| async move { (node, self.in_reach(node).await) })).await;
+        let in_reach: BTreeSet<NodeId> = reached.iter().filter(|(_, reached)| *reached).map(|(node, _)| *node).collect();
         let now = Instant::now();
         let mut may_hold = Vec::new();
         for (node, reached) in reached {
@@ -202,7 +207,12 @@ impl Cluster {
                 if info.roles.storage && info.state == NodeState::Active {
                     may_hold.push(node);
                 }
-            } else if info.state == NodeState::Active && last.elapsed() >= self.gone_after() {
+                if info.state == NodeState::Gone && !info.given_up {
+                    tracing::info!(node = info.name, "a node that was taken to be gone is back");
+                    self.metadata.decide(Command::SetNodeState { node, state: NodeState::Active }).await?;
+                    return Ok(());
+                }
+            } else if info.state == NodeState::Active && last.elapsed() >= self.gone_after() && !decides(node, &state, &in_reach) {
                 tracing::warn!(node = info.name, roles = %info.roles, "a node is taken to be gone: it was out of reach for too long");
                 self.metadata.decide(Command::SetNodeState { node, state: NodeState::Gone }).await?;
                 return Ok(());
@@ -213,24 +223,34 @@ impl Cluster {
             let should = placement::metadata_voters(&state.nodes, &voters, &may_hold);
             self.step(&own.raft, GroupId::Metadata, &should, None, &state).await?;
         }
-        // One shard at a time: the next move begins when the last one's members are where they should be.
+        // Few shards at a time: the next move begins when earlier ones' members are where they should be. A shard that nobody
+        // leads cannot move, and holds up no other.
+        let (mut may_move, mut moving) = (BTreeSet::new(), 0);
         for (&shard, placement) in state.placements.iter() {
-            let Some(leader) = self.find_leader(shard).await else { return Ok(()) };
+            let Some(leader) = self.find_leader(shard).await else { continue };
             let Some(leading) = self.leading_at(shard, leader).await.filter(|leading| leading.leader == Some(leader)) else {
                 // Whom this node takes for the leader leads no more, and no write through this node has told it so.
                 self.led_by(shard, None);
-                return Ok(());
+                continue;
             };
             let voters: BTreeSet<NodeId> = leading.voters.into_iter().collect();
             if voters != placement.replicas.iter().copied().collect() {
-                return Ok(());
+                // Where it was to go, somebody may have left meanwhile.
+                match placement.replicas.iter().all(|node| state.nodes.get(node).is_some_and(|n| n.state == NodeState::Active)) {
+                    true => moving += 1,
+                    false => drop(may_move.insert(shard)),
+                }
+                continue;
             }
+            may_move.insert(shard);
             if state.moves.running(MoveKind::Move, shard).is_some() {
                 let (replicas, at) = (placement.replicas.clone(), (self.shared.options.clock)());
                 self.metadata.decide(Command::Placed { shard, replicas, at }).await?;
             }
         }
-        if let Some((shard, replicas)) = placement::next(&state.placements, &state.nodes, &may_hold, state.replication) {
+        if moving < MAX_MOVING
+            && let Some((shard, replicas)) = placement::next(&state.placements, &may_move, &state.nodes, &may_hold, state.replication)
+        {
             tracing::info!(%shard, ?replicas, "a shard's replicas get other places");
             let were = state.placements[&shard].replicas.clone();
             let asked = Some((self.shared.options.clock)());
@@ -238,6 +258,12 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Whether a shard needs a node that is out of reach: without it too few are left to decide where else its replica goes.
+fn decides(node: NodeId, state: &State, in_reach: &BTreeSet<NodeId>) -> bool {
+    let of = state.placements.values().filter(|placement| placement.replicas.contains(&node));
+    of.into_iter().any(|placement| placement.replicas.iter().filter(|n| in_reach.contains(n)).count() * 2 <= placement.replicas.len())
 }
 
 /// Whether a member has nearly the whole log.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use model::schema::{NewColumn, SchemaError};
 use model::{Catalog, DatabaseSchema, LogIndex, NodeId, ShardId, TableId, Term, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -306,7 +306,8 @@ impl Cluster {
 
     /// Forgets a database and drops its tables' rows in all shards.
     pub async fn drop_database(&self, name: &str) -> Result<()> {
-        match self.metadata.decide(Command::DropDatabase { name: name.into() }).await? {
+        let asked = self.shared.chance.lock().number();
+        match self.metadata.decide(Command::DropDatabase { name: name.into(), asked }).await? {
             Decided::Dropped { tables } => self.drop_rows(&tables).await,
             other => expect_done(other, name, None),
         }
@@ -314,7 +315,8 @@ impl Cluster {
 
     /// Forgets a table and drops its rows in all shards.
     pub async fn drop_table(&self, database: &str, table: &str) -> Result<()> {
-        let command = Command::DropTable { database: database.into(), table: table.into() };
+        let asked = self.shared.chance.lock().number();
+        let command = Command::DropTable { database: database.into(), table: table.into(), asked };
         match self.metadata.decide(command).await? {
             Decided::Dropped { tables } => self.drop_rows(&tables).await,
             other => expect_done(other, database, Some(table)),
@@ -385,15 +387,16 @@ impl Cluster {
         }
     }
 
-    /// A view of this node's own replica as it is, and how old it may be: nothing for the leader's; `None` where it has
+    /// A view of this node's own replica as it is, and how old it may be: of the leader's, since a majority last
+    /// knew it as such; `None` where it has
     /// not heard from a leader yet.
     pub fn read_stale(&self, shard: ShardId) -> Result<(View, Option<Duration>)> {
         let slot = self.residents.served(shard)?;
         let replica = slot.replica()?;
         replica.refuse_if_stopped()?;
         let view = replica.view();
-        if replica.raft().is_leader() {
-            return Ok((view, Some(Duration::ZERO)));
+        if let Some(age) = replica.age_as_leader() {
+            return Ok((view, Some(age)));
         }
         let connected = self.shared.switchboard.as_ref().and_then(|switchboard| switchboard.group(GroupId::Shard(shard)));
         let age = connected.and_then(|(_, heard)| heard.age(view.applied().map(|index| index.0)));
@@ -499,7 +502,7 @@ impl Cluster {
             Some((node.name, serde_json::from_slice::<NodeFigures>(&answer).ok()?))
         });
         let mut figures = vec![(self.shared.me.name.clone(), own)];
-        figures.extend(futures::future::join_all(asked).await.into_iter().flatten());
+        figures.extend(join_all(asked).await.into_iter().flatten());
         let mut shards = self.shard_status();
         let mut files = Vec::new();
         for status in &mut shards {
@@ -551,13 +554,13 @@ impl Cluster {
                 group::hand_over(&own.raft).await;
             }
         };
-        futures::future::join(futures::future::join_all(shards), metadata).await;
+        futures::future::join(join_all(shards), metadata).await;
     }
 
     /// Takes no more writes, finishes those that wait, flushes nothing, stops the groups.
     pub async fn shutdown(&self) {
         self.hand_over().await;
-        let draining = futures::future::join_all(self.residents.running().into_iter().map(|replica| async move { replica.drain().await }));
+        let draining = join_all(self.residents.running().into_iter().map(|replica| async move { replica.drain().await }));
         if tokio::time::timeout(DRAIN_TIMEOUT, draining).await.is_err() {
             // A leader that was cut off from the others cannot settle what it was given; its writers learn that below.
             tracing::warn!("some writes were not settled in time; their outcome is unknown");
@@ -591,7 +594,8 @@ impl Cluster {
             }
             Ok::<(), Error>(())
         });
-        try_join_all(all).await.map(|_| ())
+        // A shard that cannot be told now is told when it is led again; the others are told all the same.
+        join_all(all).await.into_iter().collect()
     }
 
     /// All shards but those of which this node knows that they have stopped here and are nowhere else.

@@ -71,7 +71,7 @@ pub enum NodeState {
     Active,
     /// Its shards are moving away and none comes (`cluster drain`).
     Draining,
-    /// It will not come back: another node took its name, or an operator said so.
+    /// It was out of reach for too long, and its replicas are made anew elsewhere; or it was given up.
     Gone,
 }
 
@@ -105,6 +105,9 @@ pub struct NodeInfo {
     /// Whether shards may be placed on it.
     #[serde(default)]
     pub state: NodeState,
+    /// Whether it is gone for ever: an operator said so, or another node took its name. No group hears it any more.
+    #[serde(default)]
+    pub given_up: bool,
 }
 
 #[cfg(test)]

@@ -19,17 +19,18 @@ pub(crate) fn found(shards: &ShardMap, storage: &[NodeId], replication: u32) -> 
     let count = (replication.max(1) as usize).min(storage.len());
     let place = |(i, shard): (usize, ShardId)| {
         let replicas: Vec<NodeId> = (0..count).map(|r| storage[(i + r) % storage.len()]).collect();
-        (shard, Placement { founders: replicas.clone(), replicas, split_from: None })
+        (shard, Placement { founders: replicas.clone(), replicas, ..Placement::default() })
     };
     shards.ranges.iter().map(|range| range.shard).enumerate().map(place).collect()
 }
 
 /// The next change that brings the placements nearer to what they should be, if any: one shard at a time.
 ///
-/// `may_hold` are the storage nodes that can take replicas now; a node that is not among them but has replicas keeps
-/// them, unless it is draining or gone.
+/// `may_move` are the shards that a leader can move now. `may_hold` are the storage nodes that can take replicas now; a node
+/// that is not among them but has replicas keeps them, unless it is draining or gone.
 pub(crate) fn next(
     placements: &BTreeMap<ShardId, Placement>,
+    may_move: &BTreeSet<ShardId>,
     nodes: &BTreeMap<NodeId, NodeInfo>,
     may_hold: &[NodeId],
     replication: u32,
@@ -44,7 +45,7 @@ pub(crate) fn next(
     let least = |without: &[NodeId]| may_hold.iter().filter(|n| !without.contains(n)).min_by_key(|n| (held[n], **n)).copied();
     let wanted = (replication.max(1) as usize).min(may_hold.len().max(1));
     // A replica too few, or on a node that leaves.
-    for (&shard, placement) in placements {
+    for (&shard, placement) in placements.iter().filter(|(shard, _)| may_move.contains(shard)) {
         if let Some(at) = placement.replicas.iter().position(leaves) {
             let mut replicas = placement.replicas.clone();
             match least(&replicas) {
@@ -76,11 +77,11 @@ pub(crate) fn next(
     let emptiest = may_hold.iter().min_by_key(|n| held[n])?;
     if *fullest.1 >= held[emptiest] + 2 {
         let gives = |p: &Placement| p.replicas.contains(fullest.0) && !p.replicas.contains(emptiest);
-        let (&shard, placement) = placements.iter().find(|(_, p)| gives(p))?;
+        let (&shard, placement) = placements.iter().find(|(shard, p)| may_move.contains(shard) && gives(p))?;
         let replicas = placement.replicas.iter().map(|n| if n == fullest.0 { *emptiest } else { *n }).collect();
         return Some((shard, replicas));
     }
-    next_order(placements, may_hold)
+    next_order(placements, may_move, may_hold)
 }
 
 /// Which nodes should vote in the metadata group: three, or five where there are five; those that vote already stay
@@ -104,12 +105,16 @@ pub(crate) fn metadata_voters(nodes: &BTreeMap<NodeId, NodeInfo>, voters: &BTree
 }
 
 /// The next change of who should lead a shard, if one node should lead two more than another that holds a replica.
-fn next_order(placements: &BTreeMap<ShardId, Placement>, may_hold: &[NodeId]) -> Option<(ShardId, Vec<NodeId>)> {
+fn next_order(
+    placements: &BTreeMap<ShardId, Placement>,
+    may_move: &BTreeSet<ShardId>,
+    may_hold: &[NodeId],
+) -> Option<(ShardId, Vec<NodeId>)> {
     let mut leads: BTreeMap<NodeId, usize> = may_hold.iter().map(|&node| (node, 0)).collect();
     for first in placements.values().filter_map(|p| p.replicas.first()) {
         *leads.entry(*first).or_default() += 1;
     }
-    for (&shard, placement) in placements {
+    for (&shard, placement) in placements.iter().filter(|(shard, _)| may_move.contains(shard)) {
         let Some(first) = placement.replicas.first() else { continue };
         let able = |i: &usize| may_hold.contains(&placement.replicas[*i]);
         let Some(least) = (1..placement.replicas.len()).filter(able).min_by_key(|&i| leads[&placement.replicas[i]]) else { continue };
@@ -129,6 +134,7 @@ mod tests {
 
     fn node(id: u64, state: NodeState) -> (NodeId, NodeInfo) {
         let info = NodeInfo {
+            given_up: false,
             id: NodeId(id),
             name: format!("n{id}"),
             roles: Roles::ALL,
@@ -153,7 +159,8 @@ mod tests {
         replication: u32,
     ) -> usize {
         for changes in 0..1_000 {
-            let Some((shard, replicas)) = next(placements, nodes, may_hold, replication) else { return changes };
+            let all = placements.keys().copied().collect();
+            let Some((shard, replicas)) = next(placements, &all, nodes, may_hold, replication) else { return changes };
             let mut distinct = replicas.clone();
             distinct.sort_unstable();
             distinct.dedup();
@@ -220,6 +227,19 @@ mod tests {
         let before = placements.clone();
         settle(&mut placements, &nodes, &ids(&[1, 3]), 3);
         assert!(before.iter().all(|(shard, p)| p.replicas.iter().all(|n| placements[shard].replicas.contains(n))));
+    }
+
+    #[test]
+    fn a_shard_that_cannot_move_holds_up_no_other() {
+        let nodes: BTreeMap<_, _> = [(1, NodeState::Active), (2, NodeState::Gone), (3, NodeState::Active), (4, NodeState::Active)]
+            .map(|(id, state)| node(id, state))
+            .into();
+        let placements = found(&ShardMap::even(2), &ids(&[1, 2, 3]), 3);
+        let next = |may_move: &[u32]| {
+            let may_move = may_move.iter().copied().map(ShardId).collect();
+            next(&placements, &may_move, &nodes, &ids(&[1, 3, 4]), 3).map(|(shard, _)| shard)
+        };
+        assert_eq!((next(&[0, 1]), next(&[1]), next(&[])), (Some(ShardId(0)), Some(ShardId(1)), None));
     }
 
     #[test]

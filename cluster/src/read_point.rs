@@ -17,7 +17,8 @@ impl Replica {
     /// A view that holds every write acknowledged before the call.
     pub(crate) async fn read(&self) -> Result<View> {
         self.refuse_if_stopped()?;
-        if !self.log().sole_voter() {
+        // One that was made the only voter (`recover.rs`) must first lead: only then is all that it has applied.
+        if !(self.log().sole_voter() && self.raft().is_leader()) {
             self.raft().ensure_linearizable(ReadPolicy::ReadIndex).await.map_err(|error| match error {
                 RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
                     Error::NotHere { shard: self.shard(), leader: to.leader_id.map(NodeId) }

@@ -26,6 +26,7 @@ use storage::entry::Entry;
 
 use crate::forward::Leading;
 use crate::group::{Member, Membership, RaftEntry, Vote, log_id};
+use crate::metadata::command::Command;
 use crate::node::Cluster;
 use crate::nodes::NodeState;
 use crate::peer::Lane;
@@ -92,7 +93,7 @@ impl Cluster {
         let name = |id: &NodeId| state.nodes.get(id).map_or_else(|| id.to_string(), |node| node.name.clone());
         tracing::warn!(%shard, lost = ?lost.iter().map(name).collect::<Vec<_>>(), node = name(&node), "lost replicas are given up");
         for &gone in lost.iter().filter(|node| !answers.contains_key(node) && state.nodes.contains_key(node)) {
-            self.set_node_state(gone, NodeState::Gone).await?;
+            self.metadata.decide(Command::GiveUp { node: gone }).await?;
         }
         if splitting.is_none() && placement.replicas != [node] {
             self.place(shard, placement.replicas.clone(), vec![node]).await?;
@@ -183,10 +184,12 @@ impl Replica {
         let raft = self.raft();
         let me = *raft.node_id();
         let failed = |why: String| Error::Stopped { what: self.name().to_owned(), why };
+        raft.runtime_config().elect(true);
         let last = self.log().last();
         let held = last.map(|last| Held { index: last.index, arrived_ns: self.log().last_arrival().map(|at: Timestamp| at.0) });
         match last {
             _ if raft.voter_ids().eq([me]) => {}
+            // The membership that it gets names it.
             None => raft.initialize(BTreeMap::from([(me, member)])).await.map_err(|e| failed(e.to_string()))?,
             Some(last) => {
                 let term = raft.metrics().borrow_watched().current_term + 1;

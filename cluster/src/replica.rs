@@ -22,16 +22,17 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResult;
 use parking_lot::Mutex;
 use storage::entry::{Entry, MAX_ENTRY_BYTES, Outcome, WritePart};
+use storage::wal::record::MAX_PAYLOAD_BYTES;
 use storage::{Shard, View};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::group::{Answer, Proposal, Reply, Types};
+use crate::group::{Answer, LEASE, Proposal, Reply, Types};
 use crate::health::{GroupHealth, Health};
 use crate::log_store::Log;
 use crate::metrics::Metrics;
-use crate::node::Applied;
+use crate::node::{Applied, Clock};
 use crate::room::Room;
 use crate::state_machine::{Progress, ShardMachine};
 use crate::{Error, Result, trace};
@@ -62,6 +63,7 @@ pub(crate) struct ReplicaParts {
     pub(crate) room: Arc<Room>,
     pub(crate) runtime: Handle,
     pub(crate) metrics: Metrics,
+    pub(crate) clock: Clock,
     pub(crate) max_waiting_bytes: usize,
     pub(crate) flush_bytes: usize,
 }
@@ -207,7 +209,10 @@ impl Replica {
     fn enqueue(self: &Arc<Replica>, parts: impl IntoIterator<Item = (WritePart, usize)>) -> Result<(Vec<Answered>, Option<Forming>)> {
         let (since, trace) = (Instant::now(), trace::current());
         let (mut waiting, mut answers, mut total) = (Vec::with_capacity(1), Vec::with_capacity(1), 0);
+        let arrived = (self.parts.clock)();
         for (part, bytes) in parts {
+            // The leader's clock, not that of whoever routes: of those there are many, and one is always wrong.
+            let part = WritePart { arrived, ..part };
             let (answer, receiver) = oneshot::channel();
             waiting.push(Waiting { part, bytes, since, trace: trace.clone(), answer });
             answers.push(receiver);
@@ -266,6 +271,10 @@ impl Replica {
         self.refuse_if_stopped()?;
         let mut bytes = Vec::new();
         entry.encode(&mut bytes);
+        if bytes.len() > MAX_PAYLOAD_BYTES {
+            let what = format!("an entry of {} bytes for the log of {}", bytes.len(), self.parts.name);
+            return Err(Error::Overloaded { what, limit: MAX_PAYLOAD_BYTES as u64 });
+        }
         self.parts.log.reserve(bytes.len() + PART_OVERHEAD_BYTES)?;
         let stopped = |why: String| Error::Stopped { what: self.parts.name.clone(), why };
         match self.parts.raft.client_write(Proposal::shard(bytes.into(), entry)).await {
@@ -286,9 +295,33 @@ impl Replica {
         }
     }
 
+    /// Whether this member can take so many bytes of a leader's entries: an error now, and the leader tries again in a
+    /// moment, instead of the group's end here. One that cannot get files either has no end to what it holds in memory.
+    pub(crate) fn may_follow(&self, bytes: usize) -> Result<()> {
+        self.parts.log.reserve(bytes + LOG_SLACK_BYTES)?;
+        let limit = 2 * MEMTABLES * self.parts.flush_bytes as u64;
+        if self.parts.progress.memtable_bytes.load(Ordering::Relaxed) > limit && self.parts.store.stats().behind > 0 {
+            return Err(Error::Overloaded { what: format!("the memory of {} (points whose files it lacks)", self.parts.name), limit });
+        }
+        Ok(())
+    }
+
     /// Who leads the group, as far as this member knows; itself only while it may.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         self.parts.raft.metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// How long ago a majority last knew this member as its leader, if it takes itself for that: one that is cut off does.
+    pub(crate) fn age_as_leader(&self) -> Option<Duration> {
+        if !self.parts.raft.is_leader() {
+            return None;
+        }
+        if self.parts.log.sole_voter() {
+            return Some(Duration::ZERO);
+        }
+        let acknowledged = self.parts.raft.metrics().borrow_watched().last_quorum_acked;
+        // Within the lease no other can have been elected.
+        acknowledged.map(|at| openraft::Instant::elapsed(&at.into_inner())).map(|age| if age < LEASE { Duration::ZERO } else { age })
     }
 
     /// The error of one who asked this member for what only a leader does.

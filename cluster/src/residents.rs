@@ -15,6 +15,7 @@ use crate::group::GroupId;
 use crate::metadata::Placement;
 use crate::node::Cluster;
 use crate::replica::Replica;
+use crate::start::DEPARTED_FILE;
 use crate::upkeep::Upkeep;
 use crate::{Error, Result};
 
@@ -143,6 +144,18 @@ impl Cluster {
                 }
             };
             self.residents.insert(Slot { shard, served });
+        }
+    }
+
+    /// Removes what replicas kept that were let go before this node stopped, where a crash cut that off.
+    pub(crate) fn remove_departed(&self) {
+        let (disk, dir) = (&self.shared.options.disk, self.shared.options.data_dir.join("shards"));
+        for dir in disk.list(&dir).unwrap_or_default() {
+            if disk.list(&dir).is_ok_and(|names| names.contains(&dir.join(DEPARTED_FILE)))
+                && let Err(error) = disk.remove_dir_all(&dir)
+            {
+                tracing::warn!(dir = %dir.display(), %error, "what a replica kept that has left could not be removed");
+            }
         }
     }
 

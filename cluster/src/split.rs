@@ -21,7 +21,7 @@ use std::time::Duration;
 use model::{Epoch, ShardId};
 use storage::disk::Disk;
 use storage::entry::{Entry, Outcome};
-use storage::{Split, SplitOff};
+use storage::{HashRange, Split, SplitOff};
 use tokio::time::Instant;
 
 use crate::group::{GroupId, Member, Membership, log_id};
@@ -110,7 +110,9 @@ impl Cluster {
         let state = self.metadata.state().clone();
         let running = self.residents.running();
         let splitting: Vec<&Arc<Replica>> = running.iter().filter(|replica| replica.store().is_splitting()).collect();
-        if state.splits.is_empty() && splitting.is_empty() {
+        let map = self.shard_map();
+        let lacks = |r: &Arc<Replica>| map.range_of_shard(r.shard()).is_some_and(|range| range.version > r.store().range().version);
+        if state.splits.is_empty() && splitting.is_empty() && !running.iter().any(|r| r.raft().is_leader() && lacks(r)) {
             return LOOK_EVERY;
         }
         let mut failed = false;
@@ -148,6 +150,17 @@ impl Cluster {
             && map.range_of_shard(split.child).is_some()
         {
             replica.propose(Entry::SplitDone { child: split.child }).await?;
+        }
+        if let Some(range) = map.range_of_shard(shard)
+            && range.version > store.range().version
+        {
+            // The split entry may be in the log and not applied yet.
+            replica.read().await?;
+            if range.version > store.range().version {
+                // A replica that never had it was made the only one (`recover.rs`), and ended before it was told its range.
+                replica.propose(Entry::Range(HashRange { start: range.start, last: range.last, version: range.version })).await?;
+                tracing::warn!(%shard, "a split that this shard has lost has still taken place");
+            }
         }
         if let Some(going) = state.splits.get(&shard) {
             return self.split_and_flush(replica, going).await;
@@ -230,8 +243,11 @@ impl Cluster {
     /// Whether a shard that was split off may be opened empty, to be filled by the others: not while this node's replica of
     /// the other half can still found it.
     pub(crate) fn may_open_empty(&self, (parent, version): (ShardId, Epoch), state: &State) -> bool {
-        match self.residents.get(parent).as_ref().and_then(|slot| slot.served.as_ref().ok()) {
-            Some(served) => served.replica.store().range().version >= version && !served.replica.store().is_splitting(),
+        match self.residents.get(parent).as_ref().map(|slot| slot.running()) {
+            // It is damaged or has stopped, and founds nothing.
+            Some(Err(_)) => true,
+            Some(Ok(served)) if served.replica.stopped().is_some() => true,
+            Some(Ok(served)) => served.replica.store().range().version >= version && !served.replica.store().is_splitting(),
             None => !state.placements.get(&parent).is_some_and(|placement| placement.replicas.contains(&self.node_id())),
         }
     }

@@ -147,6 +147,7 @@ async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> 
     if let Some(switchboard) = &shared.switchboard {
         switchboard.connect_cluster(&cluster);
     }
+    cluster.remove_departed();
     cluster.open_placed().await;
     tokio::spawn(residents::keep(Arc::downgrade(&cluster)));
     tokio::spawn(split::keep(Arc::downgrade(&cluster)));
@@ -174,6 +175,7 @@ fn this_node(options: &ClusterOptions, identity: &Identity) -> NodeInfo {
         Some(with) => (with.roles, with.http.clone(), with.rpc.clone()),
     };
     NodeInfo {
+        given_up: false,
         id: identity.node,
         name: identity.name.clone(),
         roles,
@@ -196,7 +198,7 @@ pub(crate) struct Shared {
     room: Arc<Room>,
     syncer: Syncer,
     metrics: Metrics,
-    chance: Mutex<Chance>,
+    pub(crate) chance: Mutex<Chance>,
     pub(crate) runtime: Handle,
 }
 
@@ -234,7 +236,13 @@ impl Shared {
             let (log, (machine, shown)) = blocking(move || {
                 let wal = shared.wal(dir.join("wal"), METADATA_SEGMENT_BYTES);
                 let told = ToldOfFailures { group: Arc::default(), node: shared.health.clone() };
-                let log = LogStore::open(GroupKind::Metadata, METADATA, wal, shared.me.id.0, told)?;
+                let log = LogStore::open(
+                    GroupKind::Metadata,
+                    METADATA,
+                    wal,
+                    (shared.me.id.0, shared.founding_replica(GroupId::Metadata, shared.me.id)),
+                    told,
+                )?;
                 Ok((log, MetadataMachine::open(shared.options.disk.clone(), dir.join("snapshot"))?))
             })
             .await?;
@@ -250,7 +258,6 @@ impl Shared {
             let log_of_group = log.log();
             let network = GroupNetwork { group: GroupId::Metadata, peers: self.peers().cloned() };
             let raft = group::start(METADATA, self.me.id.0, founding, log, machine, network).await?;
-            log_of_group.note_membership(&group::membership(&raft));
             if let Some(switchboard) = &self.switchboard {
                 switchboard.connect_group(GroupId::Metadata, GroupHandle::Metadata(raft.clone()));
             }
@@ -361,6 +368,10 @@ impl Shared {
         let name = format!("shard {shard}");
         let node = self.me.id;
         let is_founder = placement.founders.contains(&node);
+        // A state from before moves were noted tells by its places.
+        let is_founded = placement.has_moved
+            || placement.split_from.is_some()
+            || !placement.replicas.iter().all(|replica| placement.founders.contains(replica));
         let new = match is_founder {
             true => self.founding_replica(group, node),
             false => ReplicaId(self.chance.lock().number()),
@@ -385,7 +396,7 @@ impl Shared {
                 last_rows_bytes: options.last_rows_bytes,
             })?;
             let told = ToldOfFailures { group: group_health, node: shared.health.clone() };
-            Ok((LogStore::open(GroupKind::Shard, &log_name, wal, node.0, told)?, Arc::new(store)))
+            Ok((LogStore::open(GroupKind::Shard, &log_name, wal, (node.0, replica), told)?, Arc::new(store)))
         })
         .await?;
         let progress = Arc::new(Progress { applied_rows: self.metrics.applied_rows.clone(), ..Progress::default() });
@@ -394,17 +405,16 @@ impl Shared {
         let state = metadata.state().clone();
         let known = placement.founders.iter().filter_map(|id| state.nodes.get(id).cloned());
         let founders = self.founders(group, known);
-        let founding = match placement.founders.first() == Some(&node) && placement.split_from.is_none() {
+        let founding = match placement.founders.first() == Some(&node) && !is_founded {
             true => Founding::With(founders.clone()),
             false => Founding::Wait,
         };
         let network = GroupNetwork { group, peers: self.peers().cloned() };
         let raft = group::start(&name, node.0, founding, log, machine, network).await?;
-        log_of_group.note_membership(&group::membership(&raft));
         if let Some(switchboard) = &self.switchboard {
             switchboard.connect_group(group, GroupHandle::Shard(raft.clone()));
         }
-        if is_founder {
+        if is_founder && !is_founded {
             self.runtime.spawn(group::found_anyway(raft.clone(), founders, FOUND_ANYWAY));
         }
         let replica = Replica::new(ReplicaParts {
@@ -419,6 +429,7 @@ impl Shared {
             room: self.room.clone(),
             runtime: self.runtime.clone(),
             metrics: self.metrics.clone(),
+            clock: self.options.clock.clone(),
             max_waiting_bytes: self.options.max_waiting_bytes,
             flush_bytes: self.options.flush_bytes,
         });

@@ -17,6 +17,9 @@ use crate::stale::Heard;
 use crate::state_machine::ShardMachine;
 use crate::{Error, Result};
 
+/// Room that the log keeps for openraft's own entries.
+const LOG_SLACK_BYTES: usize = 1 << 20;
+
 /// A member of a group.
 #[derive(Clone)]
 pub(crate) enum GroupHandle {
@@ -62,6 +65,19 @@ impl Switchboard {
     /// This node's member of a group, and what leaders have told it.
     pub(crate) fn group(&self, group: GroupId) -> Option<(GroupHandle, Arc<Heard>)> {
         self.groups.read().get(&group).cloned()
+    }
+
+    /// Whether this node's member of a group can take so many bytes of entries now: openraft takes an error of the log as the
+    /// member's end, so a full disk is found out before.
+    pub(crate) fn admit(&self, group: GroupId, bytes: usize) -> Result<()> {
+        let admitted = match group {
+            GroupId::Metadata => self.metadata.get().and_then(|m| m.own()).map(|own| own.log.reserve(bytes + LOG_SLACK_BYTES)),
+            GroupId::Shard(shard) => {
+                let slot = self.cluster.get().and_then(Weak::upgrade).and_then(|cluster| cluster.residents.get(shard));
+                slot.and_then(|slot| slot.served.as_ref().ok().map(|served| served.replica.may_follow(bytes)))
+            }
+        };
+        admitted.unwrap_or(Ok(())).inspect_err(|error| tracing::debug!(%group, %error, "a leader's entries are not taken now"))
     }
 
     /// The metadata group as this node reaches it, once it does.

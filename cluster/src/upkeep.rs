@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::files;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, State};
 use crate::peer::Peers;
 use crate::replica::Replica;
 use crate::{Error, Result};
@@ -111,7 +111,15 @@ impl Upkeep {
         flush_bytes: usize,
     ) -> Upkeep {
         let shard = replica.shard();
-        let work = Work { replica, metadata, runtime, peers, seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES) };
+        let work = Work {
+            replica,
+            metadata,
+            runtime,
+            peers,
+            seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES),
+            unspread_flush: Unspread::default(),
+            unspread_merge: Unspread::default(),
+        };
         let compacting = work.clone();
         let compact =
             Worker::start(format!("compact-{shard}"), Urgency::Whenever, move |asks, stopping| compacting.compact_until(&asks, &stopping));
@@ -151,15 +159,19 @@ struct Work {
     runtime: Handle,
     peers: Option<Arc<Peers>>,
     seal_log_bytes: u64,
+    unspread_flush: Unspread,
+    unspread_merge: Unspread,
 }
 
+/// What was made of rows and could not be given to a majority yet.
+type Unspread = Arc<parking_lot::Mutex<Option<ManifestEdit>>>;
 type Done = oneshot::Sender<Result<()>>;
 
 impl Work {
     fn flush_until(&self, asks: &Receiver<Ask>, stopping: &AtomicBool, after_flush: &Sender<Ask>) {
         let mut unflushed_since: Option<Instant> = None;
         let mut retry = None;
-        let mut looked_for_forgotten = false;
+        let mut told = None;
         while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY)) {
             let store = self.replica.store();
             if let Err(error) = self.catch_up() {
@@ -168,7 +180,7 @@ impl Work {
             } else if !self.replica.raft().is_leader() {
                 retry = None;
                 unflushed_since = None;
-                looked_for_forgotten = false;
+                told = None;
                 if let Err(error) = self.follow() {
                     tracing::warn!(group = self.replica.name(), %error, "what is no longer needed was not let go of");
                 }
@@ -177,10 +189,14 @@ impl Work {
                 tell(now, &Err(self.replica.not_here()));
                 continue;
             }
-            if !looked_for_forgotten {
-                looked_for_forgotten = true;
-                if let Err(error) = self.drop_unknown_tables() {
-                    tracing::warn!(group = self.replica.name(), %error, "could not drop the rows of forgotten tables; tried again at the next start");
+            let state = self.metadata.state().clone();
+            let decided = Some((state.shards.as_ref().map(|map| map.epoch), state.catalog.version));
+            if told != decided {
+                match self.tell_what_was_decided(&state) {
+                    Ok(()) => told = decided,
+                    Err(error) => {
+                        tracing::warn!(group = self.replica.name(), %error, "could not drop rows that are forgotten or too old; tried again")
+                    }
                 }
             }
             if !store.has_unflushed(None) {
@@ -242,11 +258,16 @@ impl Work {
         let mut flushed = false;
         loop {
             let started = Instant::now();
-            let edit = self.replica.store().flush(&self.catalog());
+            let mut edit = self.take_unspread(&self.unspread_flush, || self.replica.store().flush(&self.catalog()));
+            if matches!(&edit, Err(storage::Error::StaleSchema { .. })) {
+                // Rows of a table, or a column, that was decided a moment ago, elsewhere.
+                self.runtime.block_on(self.metadata.refresh())?;
+                edit = self.replica.store().flush(&self.catalog());
+            }
             self.replica.room().note_flush(!matches!(&edit, Err(storage::Error::DiskFull { .. })));
             let Some(edit) = edit? else { break };
             let (rows, bytes) = written(&edit);
-            if self.propose_edit(edit)? == Outcome::Ignored {
+            if self.propose_edit(edit, &self.unspread_flush)? == Outcome::Ignored {
                 tracing::warn!(group = self.replica.name(), "a flush came too late: its memtable is in files already");
                 break;
             }
@@ -324,9 +345,10 @@ impl Work {
                 return Err(Error::ShuttingDown);
             }
             let started = Instant::now();
-            let Some(edit) = self.replica.store().compact(&self.catalog(), table, full)? else { return Ok(()) };
+            let edit = self.take_unspread(&self.unspread_merge, || self.replica.store().compact(&self.catalog(), table, full))?;
+            let Some(edit) = edit else { return Ok(()) };
             let (rows, bytes) = written(&edit);
-            if self.propose_edit(edit)? == Outcome::Ignored {
+            if self.propose_edit(edit, &self.unspread_merge)? == Outcome::Ignored {
                 tracing::debug!(group = self.replica.name(), "a compaction came too late: an input is gone");
             }
             let metrics = self.replica.metrics();
@@ -336,13 +358,23 @@ impl Work {
         }
     }
 
-    /// Rows of tables that the catalog has forgotten: the node stopped between the two halves of a drop.
-    fn drop_unknown_tables(&self) -> Result<()> {
-        let catalog = self.catalog();
+    /// What the metadata group has decided and this shard may not have been told: whoever decided it stopped before, or told
+    /// the shard that this one was split from.
+    fn tell_what_was_decided(&self, state: &State) -> Result<()> {
+        self.drop_unknown_tables(&state.catalog)?;
+        let here = self.replica.store().cutoffs();
+        for (&database, &cutoff) in state.cutoffs.iter().filter(|(database, cutoff)| here.get(database).is_none_or(|here| here < cutoff)) {
+            self.propose(Entry::Retention { database, cutoff })?;
+        }
+        Ok(())
+    }
+
+    /// Rows of tables that the catalog has forgotten.
+    fn drop_unknown_tables(&self, catalog: &Catalog) -> Result<()> {
         let mut unknown: Vec<TableId> = self.replica.store().files().iter().map(|f| f.table).collect();
         unknown.sort_unstable();
         unknown.dedup();
-        unknown.retain(|&table| catalog.table(table).is_none());
+        unknown.retain(|&table| catalog.has_forgotten(table));
         for table in unknown {
             self.propose(Entry::DropTable { table })?;
         }
@@ -353,8 +385,23 @@ impl Work {
         self.metadata.state().catalog.clone()
     }
 
-    fn propose_edit(&self, edit: ManifestEdit) -> Result<Outcome> {
-        self.runtime.block_on(files::spread(&self.replica, self.peers.as_ref(), edit.files()))?;
+    /// The files that were made before and did not reach a majority, or new ones: they are not made, and kept, twice.
+    fn take_unspread(
+        &self,
+        unspread: &Unspread,
+        make: impl FnOnce() -> storage::Result<Option<ManifestEdit>>,
+    ) -> storage::Result<Option<ManifestEdit>> {
+        match unspread.lock().take() {
+            Some(edit) => Ok(Some(edit)),
+            None => make(),
+        }
+    }
+
+    fn propose_edit(&self, edit: ManifestEdit, unspread: &Unspread) -> Result<Outcome> {
+        if let Err(error) = self.runtime.block_on(files::spread(&self.replica, self.peers.as_ref(), edit.files())) {
+            *unspread.lock() = Some(edit);
+            return Err(error);
+        }
         self.propose(Entry::Manifest(edit))
     }
 

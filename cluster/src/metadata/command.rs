@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Register(NodeInfo),
     /// Whether shards may be placed on a node.
     SetNodeState { node: NodeId, state: NodeState },
+    /// A node is gone for ever, an operator says.
+    GiveUp { node: NodeId },
     /// Replicas that a shard should have, where there are so many storage nodes.
     SetReplication { replication: u32 },
     /// Where a shard's replicas should be, if they should still be where the asker thought.
@@ -65,9 +67,20 @@ pub(crate) enum Command {
     /// Tables and columns; those there already alike are fine.
     AddColumns { database: Arc<str>, tables: Vec<(Arc<str>, Vec<NewColumn>)> },
     /// Forgets a database.
-    DropDatabase { name: Arc<str> },
+    DropDatabase {
+        name: Arc<str>,
+        /// Drawn by whoever asks: the same again, the answer having been lost, gets the same answer.
+        #[serde(default)]
+        asked: u128,
+    },
     /// Forgets a table.
-    DropTable { database: Arc<str>, table: Arc<str> },
+    DropTable {
+        database: Arc<str>,
+        table: Arc<str>,
+        /// As of [`DropDatabase`](Command::DropDatabase).
+        #[serde(default)]
+        asked: u128,
+    },
     /// Sets how long rows are kept.
     SetRetention { database: Arc<str>, retention_ns: Option<i64> },
     /// Rows older than this are refused and hidden; never moves back.

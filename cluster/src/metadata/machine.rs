@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use futures::{Stream, TryStreamExt};
 use model::{LogIndex, Term};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use storage::disk::Disk;
 use tokio::sync::watch;
@@ -35,6 +37,8 @@ pub(crate) struct Published {
     pub(crate) next: watch::Sender<u64>,
     /// One above the last entry that the saved state covers.
     pub(crate) saved: AtomicU64,
+    /// When what is shown was the newest that a member knew who had a leader; `None`: never.
+    pub(crate) fresh: Mutex<Option<Instant>>,
 }
 
 impl Published {
@@ -54,6 +58,15 @@ impl Published {
     pub(crate) fn next(&self) -> u64 {
         *self.next.borrow()
     }
+}
+
+/// What a node says to one that follows it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct News {
+    /// How old this is: since a member said it that had a leader.
+    pub(crate) age_ms: u64,
+    /// What is newer, if anything.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// A state and one above the last entry that it covers, as a node that follows the group gets them.
@@ -104,7 +117,7 @@ impl MetadataMachine {
         let text: SavedText = serde_json::from_slice(payload).map_err(io::Error::other)?;
         self.membership = decode_membership(text.membership.as_bytes())?;
         self.applied = text.applied.map(|(term, index)| log_id(term, index));
-        self.state = text.state;
+        self.state = text.state.taken_up();
         self.saved = Some(self.meta());
         self.publish();
         self.published.saved.store(self.next(), Ordering::Release);

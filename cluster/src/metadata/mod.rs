@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::command::{Command, Decided};
-pub(crate) use self::machine::{MetadataMachine, Published, Shown};
+pub(crate) use self::machine::{MetadataMachine, News, Published, Shown};
 pub(crate) use self::state::{Placement, Splitting, State, missing};
 use crate::group::{Answer, Proposal, Types};
 use crate::log_store::Log;
@@ -349,8 +349,28 @@ impl Metadata {
         self.member.as_ref()
     }
 
+    /// What is newer than `after`, for a node that follows this one. Refused where this node has not heard of a member that
+    /// has a leader for too long: nodes that follow each other would all stay as they are.
+    pub(crate) async fn news_for_peer(&self, after: u64) -> Result<News> {
+        let old = || Error::NoMetadataLeader { why: "this node has heard nothing of the metadata group for too long".to_owned() };
+        self.age().ok_or_else(old)?;
+        let shown = self.shown_after(after, follow::PATIENCE).await;
+        let age = self.age().ok_or_else(old)?;
+        Ok(News { age_ms: age.as_millis() as u64, shown })
+    }
+
+    /// How old at most what this node shows is; `None`: too old to tell others.
+    fn age(&self) -> Option<Duration> {
+        let has_leader = |member: &Member| member.raft.metrics().borrow_watched().current_leader.is_some();
+        let age = match &self.member {
+            Some(member) if has_leader(member) => Duration::ZERO,
+            _ => self.published.fresh.lock().map(|fresh| fresh.elapsed())?,
+        };
+        (age <= follow::TOO_OLD).then_some(age)
+    }
+
     /// Has the state saved when enough has been decided since, and lets go of the log before what is saved.
-    async fn save_if_long(&self) {
+    pub(crate) async fn save_if_long(&self) {
         let Some(member) = &self.member else { return };
         let next = self.published.next();
         let saved = self.published.saved.load(Ordering::Acquire);

@@ -2,7 +2,7 @@
 //!
 //! Numbers of databases and tables are never reused, also after a drop: a record in a shard's log names them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use model::schema::{DEFAULT_ROUTING_TAG, MAX_COLUMNS_PER_TABLE, MAX_TABLES_PER_DATABASE, NewColumn, SchemaError, TIME_COLUMN, check_name};
@@ -16,6 +16,8 @@ use crate::placement;
 use crate::shard_map::ShardMap;
 use crate::tokens::{MAX_TOKENS, Token};
 
+/// Drops that are remembered: they are asked for again within seconds.
+const MAX_DROPS: usize = 64;
 /// Names that SQL keeps for itself: no database may have them.
 const RESERVED: [&str; 2] = ["system", "information_schema"];
 
@@ -48,6 +50,9 @@ pub(crate) struct State {
     /// What is and was on its way.
     #[serde(default)]
     pub(crate) moves: Arc<Moves>,
+    /// The last drops, by the number that their asker drew, oldest first.
+    #[serde(default)]
+    drops: Arc<VecDeque<(u128, Vec<TableId>)>>,
     next_database: u32,
     next_table: u32,
 }
@@ -59,6 +64,9 @@ pub(crate) struct Placement {
     pub(crate) founders: Vec<NodeId>,
     /// Where the replicas should be now; the first should lead.
     pub(crate) replicas: Vec<NodeId>,
+    /// Whether it was ever placed elsewhere: then the group is there, and nobody founds it.
+    #[serde(default)]
+    pub(crate) has_moved: bool,
     /// The shard that it was split from, and the version of its own first range: nobody founds it, it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) split_from: Option<(ShardId, Epoch)>,
@@ -84,7 +92,7 @@ impl Default for State {
         State {
             cluster: None,
             shards: None,
-            catalog: Arc::default(),
+            catalog: Arc::new(Catalog { next_table: 1, ..Catalog::default() }),
             cutoffs: Arc::default(),
             tokens: Arc::default(),
             nodes: Arc::default(),
@@ -92,6 +100,7 @@ impl Default for State {
             replication: 1,
             splits: Arc::default(),
             moves: Arc::default(),
+            drops: Arc::default(),
             next_database: 1,
             next_table: 1,
         }
@@ -99,6 +108,15 @@ impl Default for State {
 }
 
 impl State {
+    /// A state that was saved, or came from another node: perhaps by a program that did not note in the catalog what it has
+    /// forgotten.
+    pub(crate) fn taken_up(mut self) -> State {
+        if self.catalog.next_table < self.next_table {
+            Arc::make_mut(&mut self.catalog).next_table = self.next_table;
+        }
+        self
+    }
+
     /// Decides one command.
     pub(crate) fn apply(&mut self, command: &Command) -> Decided {
         match command {
@@ -125,6 +143,14 @@ impl State {
                 }
                 None => Decided::Outdated,
             },
+            Command::GiveUp { node } => match Arc::make_mut(&mut self.nodes).get_mut(node) {
+                Some(known) => {
+                    (known.state, known.given_up) = (NodeState::Gone, true);
+                    self.forget_gone();
+                    Decided::Done
+                }
+                None => Decided::Outdated,
+            },
             Command::SetReplication { replication } => {
                 self.replication = *replication;
                 Decided::Done
@@ -140,21 +166,26 @@ impl State {
             Command::SplitLive { shard, child, at } => self.split_live(*shard, *child, *at),
             Command::CreateDatabase { name, routing_tag, retention_ns } => self.create_database(name, routing_tag.as_ref(), *retention_ns),
             Command::AddColumns { database, tables } => self.add_columns(database, tables),
-            Command::DropDatabase { name } => {
+            Command::DropDatabase { asked, .. } | Command::DropTable { asked, .. } if self.dropped(*asked).is_some() => {
+                Decided::Dropped { tables: self.dropped(*asked).expect("just seen").to_vec() }
+            }
+            Command::DropDatabase { name, asked } => {
                 let Some(database) = self.catalog.databases.get(name) else { return Decided::NoDatabase };
-                let tables = database.tables.values().map(|t| t.id).collect();
+                let tables: Vec<TableId> = database.tables.values().map(|t| t.id).collect();
                 let id = database.id;
                 self.change().databases.remove(name);
                 Arc::make_mut(&mut self.cutoffs).remove(&id);
+                self.note_drop(*asked, &tables);
                 Decided::Dropped { tables }
             }
-            Command::DropTable { database, table } => {
+            Command::DropTable { database, table, asked } => {
                 match self.catalog.databases.get(database) {
                     None => return Decided::NoDatabase,
                     Some(d) if !d.tables.contains_key(table) => return Decided::NoTable,
                     Some(_) => {}
                 }
                 let dropped = self.database_mut(database).tables.remove(table).expect("it was there");
+                self.note_drop(*asked, &[dropped.id]);
                 Decided::Dropped { tables: vec![dropped.id] }
             }
             Command::SetRetention { database, retention_ns } => {
@@ -182,9 +213,32 @@ impl State {
         }
     }
 
+    /// What was answered to a drop that was asked for before.
+    fn dropped(&self, asked: u128) -> Option<&[TableId]> {
+        // 0: an older program asked, which does not number its drops.
+        self.drops.iter().find(|(before, _)| *before == asked && asked != 0).map(|(_, tables)| &tables[..])
+    }
+
+    fn note_drop(&mut self, asked: u128, tables: &[TableId]) {
+        let drops = Arc::make_mut(&mut self.drops);
+        drops.push_back((asked, tables.to_vec()));
+        if drops.len() > MAX_DROPS {
+            drops.pop_front();
+        }
+    }
+
     fn place(&mut self, shard: ShardId, were: &[NodeId], replicas: &[NodeId], asked: Option<Timestamp>) -> Decided {
         match Arc::make_mut(&mut self.placements).get_mut(&shard) {
-            Some(placement) if placement.replicas == were && !replicas.is_empty() => placement.replicas = replicas.to_vec(),
+            // Asked again because the answer was lost.
+            Some(placement) if placement.replicas == replicas => return Decided::Done,
+            Some(placement) if placement.replicas == were && !replicas.is_empty() => {
+                if !replicas.iter().all(|node| were.contains(node)) || replicas.len() != were.len() {
+                    // Whoever comes back comes back with nothing, and is none of those who may found the group.
+                    placement.founders.retain(|founder| replicas.contains(founder));
+                    placement.has_moved = true;
+                }
+                placement.replicas = replicas.to_vec();
+            }
             _ => return Decided::Outdated,
         }
         let (from, to) = (were.to_vec(), replicas.to_vec());
@@ -236,7 +290,7 @@ impl State {
             replicas.rotate_left(1);
         }
         let split_from = Some((shard, Epoch(going.version.0 + 1)));
-        Arc::make_mut(&mut self.placements).insert(child, Placement { founders: Vec::new(), replicas, split_from });
+        Arc::make_mut(&mut self.placements).insert(child, Placement { replicas, split_from, ..Placement::default() });
         Arc::make_mut(&mut self.moves).end(MoveKind::Split, shard, at);
         Decided::Done
     }
@@ -270,10 +324,15 @@ impl State {
         }
         let nodes = Arc::make_mut(&mut self.nodes);
         for other in nodes.values_mut().filter(|other| other.name == node.name && other.id != node.id) {
-            other.state = NodeState::Gone;
+            (other.state, other.given_up) = (NodeState::Gone, true);
         }
-        let state = nodes.get(&node.id).map_or(NodeState::Active, |known| known.state);
-        nodes.insert(node.id, NodeInfo { state, ..node.clone() });
+        let (state, given_up) = match nodes.get(&node.id) {
+            // It was only out of reach.
+            Some(known) if known.state == NodeState::Gone && !known.given_up => (NodeState::Active, false),
+            Some(known) => (known.state, known.given_up),
+            None => (NodeState::Active, false),
+        };
+        nodes.insert(node.id, NodeInfo { state, given_up, ..node.clone() });
         self.forget_gone();
     }
 
@@ -336,6 +395,7 @@ impl State {
             }
         }
         self.next_table = next_table;
+        self.change().next_table = next_table;
         Decided::Added { refused }
     }
 
@@ -446,7 +506,7 @@ mod tests {
         create(&mut state, "d");
         add(&mut state, "t", &[("v", Some(ColumnType::F64))]);
         let (database, table) = (state.catalog.databases["d"].id, state.catalog.databases["d"].tables["t"].id);
-        let dropped = state.apply(&Command::DropDatabase { name: "d".into() });
+        let dropped = state.apply(&Command::DropDatabase { name: "d".into(), asked: 7 });
         assert_eq!(dropped, Decided::Dropped { tables: vec![table] });
         create(&mut state, "d");
         add(&mut state, "t", &[("v", Some(ColumnType::F64))]);
@@ -472,8 +532,8 @@ mod tests {
         assert!(matches!(state.apply(&tag), Decided::Schema(_)));
         create(&mut state, "d");
         assert_eq!(refused(add(&mut state, "a\u{1}b", &[("v", None)])).len(), 1);
-        assert_eq!(state.apply(&Command::DropDatabase { name: "none".into() }), Decided::NoDatabase);
-        let drop = Command::DropTable { database: "d".into(), table: "none".into() };
+        assert_eq!(state.apply(&Command::DropDatabase { name: "none".into(), asked: 8 }), Decided::NoDatabase);
+        let drop = Command::DropTable { database: "d".into(), table: "none".into(), asked: 9 };
         assert_eq!(state.apply(&drop), Decided::NoTable);
     }
 
@@ -508,7 +568,7 @@ mod tests {
             state.apply(&Command::Cutoff { database: id, cutoff: Timestamp(cutoff) });
             assert_eq!(state.cutoffs[&id], Timestamp(is));
         }
-        state.apply(&Command::DropDatabase { name: "d".into() });
+        state.apply(&Command::DropDatabase { name: "d".into(), asked: 7 });
         assert!(state.cutoffs.is_empty());
     }
 

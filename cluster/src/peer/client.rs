@@ -77,6 +77,8 @@ pub struct Peers {
 struct Line {
     /// Connections opened so far.
     opened: AtomicU64,
+    /// Tries in vain so far.
+    failed: AtomicU64,
     sender: tokio::sync::Mutex<Option<SendRequest<PeerBody>>>,
 }
 
@@ -181,6 +183,7 @@ impl Peers {
 
     /// A sender of the line, connected anew if it has broken.
     async fn connected(&self, line: &Arc<Line>, address: &str) -> Result<SendRequest<PeerBody>> {
+        let failed_before = line.failed.load(Ordering::Relaxed);
         let mut sender = line.sender.lock().await;
         if let Some(open) = sender.as_mut().filter(|open| !open.is_closed())
             && open.ready().await.is_ok()
@@ -189,13 +192,20 @@ impl Peers {
         }
         *sender = None;
         let unreachable = |why: String| Error::Unreachable { node: address.to_owned(), why };
+        // Who waited while another tried in vain does not try again: with a node that is silent each try takes its time.
+        if line.failed.load(Ordering::Relaxed) != failed_before {
+            return Err(unreachable("it could not be reached a moment ago".to_owned()));
+        }
         // On the groups' runtime: the connection must outlive the task, and the runtime, of the one who asked first.
         let connecting = self.runtime.spawn(tokio::time::timeout(CONNECT_TIMEOUT, connect(address.to_owned(), self.security.clone())));
         let opened = match connecting.await {
-            Ok(Ok(opened)) => opened.map_err(|e| unreachable(e.to_string()))?,
-            Ok(Err(_)) => return Err(unreachable(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()))),
+            Ok(Ok(opened)) => opened.map_err(|e| unreachable(e.to_string())),
+            Ok(Err(_)) => Err(unreachable(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()))),
             Err(_) => return Err(Error::ShuttingDown),
         };
+        let opened = opened.inspect_err(|_| {
+            line.failed.fetch_add(1, Ordering::Relaxed);
+        })?;
         line.opened.fetch_add(1, Ordering::Relaxed);
         *sender = Some(opened.clone());
         Ok(opened)

@@ -25,7 +25,6 @@ use model::{NodeId, ShardId};
 use openraft::raft::{StreamAppendResult, TransferLeaderRequest};
 
 use crate::group::{GroupId, GroupKind, Types};
-use crate::nodes::NodeState;
 use crate::peer::client::{PeerBody, whole};
 use crate::peer::{CLUSTER_HEADER, FORMAT_HEADER, NODE_HEADER, PEER_FORMAT, PeerSecurity, TO_HEADER, refusal, wire};
 use crate::switchboard::{GroupHandle, Switchboard};
@@ -171,10 +170,7 @@ async fn route(switchboard: &Arc<Switchboard>, asker: Asker, request: Request<In
         ["metadata", "read"] => done(switchboard.metadata()?.read_for_peer().await?.to_string()),
         ["metadata", "after", next] => {
             let next = next.parse().map_err(|_| unreadable(asker, "no number of an entry"))?;
-            match switchboard.metadata()?.shown_after(next, crate::metadata::follow::PATIENCE).await {
-                Some(shown) => json(&shown),
-                None => done(""),
-            }
+            json(&switchboard.metadata()?.news_for_peer(next).await?)
         }
         ["raft", group, what] => {
             let group: GroupId = group.parse().map_err(|_| unreadable(asker, "no group"))?;
@@ -207,12 +203,12 @@ async fn route(switchboard: &Arc<Switchboard>, asker: Asker, request: Request<In
 }
 
 /// Raft's messages for one group.
-async fn raft(switchboard: &Switchboard, asker: Asker, group: GroupId, what: &str, body: Incoming) -> Result<Response<PeerBody>> {
+async fn raft(switchboard: &Arc<Switchboard>, asker: Asker, group: GroupId, what: &str, body: Incoming) -> Result<Response<PeerBody>> {
     let Some((handle, heard)) = switchboard.group(group) else {
         return Err(Error::Unreachable { node: "this node".to_owned(), why: format!("it has no member of group {group} yet") });
     };
     // What was given up may come back all the same: it is not heard (`recover.rs`).
-    let gone = switchboard.metadata().is_ok_and(|m| m.state().nodes.get(&asker.node).is_some_and(|n| n.state == NodeState::Gone));
+    let gone = switchboard.metadata().is_ok_and(|m| m.state().nodes.get(&asker.node).is_some_and(|n| n.given_up));
     if gone {
         return Err(Error::Unreachable { node: "this node".to_owned(), why: format!("node {} is gone, the cluster says", asker.node) });
     }
@@ -220,7 +216,16 @@ async fn raft(switchboard: &Switchboard, asker: Asker, group: GroupId, what: &st
     let ended = |e: String| Error::Stopped { what: format!("group {group}"), why: e };
     match what {
         "stream" => {
-            let appends = appends(group.kind(), body).inspect(move |request| heard.note(request.leader_commit.as_ref().map(|id| id.index)));
+            let room = switchboard.clone();
+            let appends = appends(group.kind(), body).take_while(move |request| {
+                let bytes = request.entries.iter().map(crate::log_store::bytes_of).sum();
+                // The leader finds the stream ended, and tries again in a moment.
+                let may = bytes == 0 || room.admit(group, bytes).is_ok();
+                if may {
+                    heard.note(request.leader_commit.as_ref().map(|id| id.index));
+                }
+                std::future::ready(may)
+            });
             let answers = handle.stream_append(appends).map(|answer| {
                 let mut bytes = BytesMut::with_capacity(wire::ANSWER_BYTES);
                 wire::put_answer(&mut bytes, answer.as_ref());
@@ -234,8 +239,15 @@ async fn raft(switchboard: &Switchboard, asker: Asker, group: GroupId, what: &st
                 wire::take_append(group.kind(), &mut bytes).map_err(bad)?.ok_or_else(|| unreadable(asker, "a cut off message"))?;
             let last = request.entries.last().map(|e| e.log_id).or(request.prev_log_id);
             let previous = request.prev_log_id;
-            heard.note(request.leader_commit.as_ref().map(|id| id.index));
+            let bytes = request.entries.iter().map(crate::log_store::bytes_of).sum();
+            if bytes > 0 {
+                switchboard.admit(group, bytes)?;
+            }
+            let committed = request.leader_commit.as_ref().map(|id| id.index);
             let answered = handle.append(request).await.map_err(ended)?;
+            if matches!(answered, openraft::raft::AppendEntriesResponse::Success) {
+                heard.note(committed);
+            }
             let mut bytes = BytesMut::new();
             wire::put_answer(&mut bytes, Some(&answered.into_stream_result(previous, last)));
             done(bytes.freeze())

@@ -34,7 +34,8 @@ pub(crate) const NODE_HEADER: &str = "alluvium-node";
 pub(crate) const TO_HEADER: &str = "alluvium-to";
 /// The format of what nodes say to each other.
 pub(crate) const FORMAT_HEADER: &str = "alluvium-format";
-pub(crate) const PEER_FORMAT: &str = "1";
+/// 2: entries carry their trace.
+pub(crate) const PEER_FORMAT: &str = "2";
 
 /// What keeps strangers away from the port of peers.
 #[derive(Clone, Default)]

@@ -56,6 +56,7 @@ struct World {
     shards: u32,
     secret: Option<Arc<str>>,
     gone_after: Duration,
+    replicas: Option<u32>,
     cuts: Cuts,
 }
 
@@ -84,6 +85,7 @@ impl World {
             shards,
             secret: Some("of the cluster".into()),
             gone_after: cluster::GONE_AFTER,
+            replicas: None,
             cuts: Cuts::default(),
         }
     }
@@ -106,7 +108,7 @@ impl World {
                 rpc: host.address.clone(),
                 join: self.hosts.iter().map(|host| host.address.clone()).collect(),
                 bootstrap_expect: expect,
-                replicas: None,
+                replicas: self.replicas,
                 gone_after: self.gone_after,
                 door: PeerDoor::new(PeerSecurity { secret: self.secret.clone(), tls: None }),
             }),

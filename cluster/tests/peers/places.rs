@@ -90,6 +90,66 @@ async fn a_member_whose_place_is_elsewhere_serves_after_a_restart_until_it_is_le
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_comes_back_to_the_node_that_founded_it_is_not_founded_again() {
+    let mut world = World::new(&["storage", "storage"], 1);
+    world.replicas = Some(1);
+    world.start(&[0], Some(1)).await;
+    world.start(&[1], None).await;
+    let table = world.table().await;
+    let mut rows = Rows::new();
+    let (shard, ids) = (ShardId(0), [world.node(0).node_id(), world.node(1).node_id()]);
+    write(world.node(0), &table, 0, 0..40, &mut rows).await;
+    for (round, (from, to)) in [(0, 1), (1, 0), (0, 1), (1, 0)].into_iter().enumerate() {
+        world.node(0).place(shard, vec![ids[from]], vec![ids[to]]).await.unwrap();
+        // Whoever is asked meanwhile, what is acknowledged is there in the end, and nobody who leads lacks rows.
+        let mut tries = 0;
+        while world.node(from).read_stale(shard).is_ok() {
+            write(world.node(to), &table, 1 + round as i64 * 10_000 + tries, 0..4, &mut rows).await;
+            if let Ok(view) = world.node(to).read(shard).await {
+                let here = rows_of(&view, &table);
+                assert!(here == rows, "round {round}: {} of {} rows", here.len(), rows.len());
+            }
+            tries += 1;
+            assert!(tries < 10_000, "it never ends");
+        }
+        assert!(world.rows(&table).await == rows, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_node_that_was_away_for_too_long_takes_part_again_when_it_comes_back() {
+    let mut world = World::new(&["storage"; 4], 2);
+    world.gone_after = Duration::from_secs(1);
+    world.start(&[0, 1, 2, 3], Some(4)).await;
+    let table = world.table().await;
+    let mut rows = Rows::new();
+    write(world.node(0), &table, 0, 0..40, &mut rows).await;
+    let away = world.node(3).node_id();
+    world.kill(3);
+    let state = |world: &World| world.node(0).node(away).map(|node| node.state);
+    wait("it is taken to be gone", || async { (state(&world) == Some(cluster::NodeState::Gone)).then_some(()) }).await;
+    wait("its replicas are made anew elsewhere", || async {
+        world.node(0).shards().iter().all(|shard| !world.node(0).replicas(*shard).contains(&away)).then_some(())
+    })
+    .await;
+    write(world.node(0), &table, 1, 0..40, &mut rows).await;
+    world.start(&[3], None).await;
+    wait("it takes part again", || async { (state(&world) == Some(cluster::NodeState::Active)).then_some(()) }).await;
+    // The others hear it: a shard can be led by it.
+    let shard = world.node(0).shards()[0];
+    let were = world.node(0).replicas(shard);
+    let to: Vec<_> = [away].into_iter().chain(were.iter().copied().take(2)).collect();
+    wait("nothing else is decided meanwhile", || async {
+        world.node(0).place(shard, world.node(0).replicas(shard), to.clone()).await.ok()
+    })
+    .await;
+    wait("it leads", || async { (world.node(0).leader(shard) == Some(away) || world.node(1).leader(shard) == Some(away)).then_some(()) })
+        .await;
+    write(world.node(1), &table, 2, 0..40, &mut rows).await;
+    assert_eq!(world.rows(&table).await, rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_keeps_nothing_is_forgotten_when_it_stays_away_and_known_again_when_it_comes() {
     let mut world = World::new(&["storage", "storage", "storage", "ingest", "query"], 1);
     world.gone_after = Duration::from_secs(1);
