@@ -48,6 +48,38 @@ async fn a_leader_that_is_killed_and_starts_again_at_once_reads_all_that_it_has_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_disk_is_full_waits_and_goes_on_when_there_is_room() {
+    let mut world = World::new(&["storage", "storage", "storage"], 1);
+    world.start(&[0, 1, 2], Some(3)).await;
+    let table = world.table().await;
+    let mut rows = Rows::new();
+    write(world.node(0), &table, 0, 0..40, &mut rows).await;
+    let leader = world.leader(ShardId(0)).await;
+    let full = (leader + 1) % 3;
+    let used: u64 = world.hosts[full].disk.files().iter().map(|(_, bytes)| bytes).sum();
+    world.hosts[full].disk.set_capacity(used);
+    // More than its log's segments hold.
+    let (mut round, node) = (1, world.node(leader).clone());
+    let behind = |world: &World| rows_of(&world.node(full).read_stale(ShardId(0)).unwrap().0, &table).len();
+    loop {
+        for _ in 0..20 {
+            write(&node, &table, round, 0..400, &mut rows).await;
+            round += 1;
+        }
+        node.flush(None).await.unwrap();
+        if behind(&world) + 4_000 < rows.len() {
+            break;
+        }
+        assert!(round < 10_000, "its disk is never full");
+    }
+    assert_eq!(world.rows(&table).await.len(), rows.len());
+    world.hosts[full].disk.set_capacity(u64::MAX);
+    has_all(world.node(full), &table, &rows).await;
+    write(&node, &table, round, 0..40, &mut rows).await;
+    has_all(world.node(full), &table, &rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_was_away_for_longer_than_the_log_gets_the_files() {
     let mut world = World::new(&["storage", "storage", "storage"], 1);
     world.start(&[0, 1, 2], Some(3)).await;
