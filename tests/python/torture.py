@@ -4,6 +4,7 @@
     tests/python/torture.py                            5 minutes, a storage node killed with -9 every 10 s, 3 million points
     tests/python/torture.py --victims ingest,query     the same with the nodes that keep nothing
     tests/python/torture.py --victims storage,ingest,query --stop 0.3 --late 2 --duplicate 2 --offline 5
+    tests/python/torture.py --storage 4 --move 4 --split 40 --replicas 1   shards move and are split meanwhile
     tests/python/torture.py --short                    half a minute, for a look
 
 It starts `alluvium cluster dev` in a fresh folder, lets `alluvium simulate --verify` write to all ingest nodes, kills a
@@ -56,6 +57,10 @@ def options():
     for share in ("late", "duplicate", "offline"):
         add(f"--{share}", type=float, default=0, metavar="PCT", help="as in 'alluvium simulate'")
     add("--shards", type=int, default=6)
+    add("--storage", type=int, default=3, help="storage nodes [default: %(default)s]")
+    add("--replicas", type=int, default=3, help="replicas of each shard [default: %(default)s]; with 1 a dead node's rows wait for it")
+    add("--move", type=float, metavar="S", help="a shard is moved to another storage node every S seconds")
+    add("--split", type=float, metavar="S", help="a shard is split every S seconds")
     add("--flush-bytes", default="4MiB", help="small, so that there are many flushes and compactions [default: %(default)s]")
     add("--folder", type=pathlib.Path, help="a folder for it, which must not be there [default: one in the system's place]")
     add("--short", action="store_true", help="150,000 points at 5,000 per second, a kill every 5 s")
@@ -113,12 +118,52 @@ class Asker(threading.Thread):
         self.join(ANSWER_WITHIN_S + PATIENCE_S)
 
 
+class Operator(threading.Thread):
+    """Moves shards about and splits them. What is refused is asked again later, as people do."""
+
+    def __init__(self, given, cluster, rng):
+        super().__init__(daemon=True)
+        self.given, self.cluster, self.rng = given, cluster, rng
+        self.ended = threading.Event()
+        self.done = {"move": 0, "split": 0}
+        self.refused = 0
+
+    def command(self, what, *arguments):
+        url = self.cluster.url(self.rng.choice(self.cluster.of_role("query")))
+        asked = [self.given.program, "cluster", what, *map(str, arguments), "--url", url]
+        try:
+            code = subprocess.run(asked, capture_output=True, timeout=PATIENCE_S).returncode
+        except subprocess.TimeoutExpired:
+            code = None
+        if code == 0:
+            self.done[what] += 1
+        else:
+            self.refused += 1
+
+    def run(self):
+        shards = self.given.shards
+        due = {what: every for what, every in (("move", self.given.move), ("split", self.given.split)) if every}
+        began = time.monotonic()
+        while due and not self.ended.wait(0.2):
+            for what, at in due.items():
+                if time.monotonic() - began < at:
+                    continue
+                due[what] = at + getattr(self.given, what)
+                shard = self.rng.randrange(shards + self.done["split"])
+                self.command(what, shard, *([self.rng.choice(self.cluster.of_role("storage"))] if what == "move" else []))
+
+    def end(self):
+        self.ended.set()
+        self.join(2 * PATIENCE_S)
+
+
 def torture(given, folder):
     """Gives what went wrong, in words."""
     rng = random.Random(given.seed)
     folder.mkdir(parents=True)
     (folder / "alluvium.toml").write_text(f'flush_bytes = "{given.flush_bytes}"\n')
-    cluster = DevCluster(folder, "--shards", given.shards, program=given.program)
+    cluster = DevCluster(folder, "--shards", given.shards, "--storage", given.storage, "--replicas", given.replicas,
+                         program=given.program)
     wrong = []
     try:
         report = folder / "report.json"
@@ -130,6 +175,8 @@ def torture(given, folder):
         fleet = subprocess.Popen(list(map(str, simulate)), stdin=subprocess.DEVNULL)
         asker = Asker(cluster, random.Random(given.seed + 1))
         asker.start()
+        operator = Operator(given, cluster, random.Random(given.seed + 2))
+        operator.start()
         victims = [node for role in given.victims.split(",") for node in cluster.of_role(role)]
         kills = 0
         began = next_kill = time.monotonic()
@@ -139,6 +186,8 @@ def torture(given, folder):
             if time.monotonic() > 2 * end - began + READ_BACK_WITHIN_S:
                 wrong.append("the simulation hangs")
                 fleet.kill()
+            if time.monotonic() > end:
+                operator.ended.set()
             if time.monotonic() < next_kill + given.every or time.monotonic() > end:
                 time.sleep(0.05)
                 continue
@@ -150,12 +199,14 @@ def torture(given, folder):
             kills += 1
             time.sleep(down)
             cluster.restart(victim)
+        operator.end()
         asker.end()
         wrong += asker.wrong
         if fleet.returncode != 0:
             wrong.append(f"the simulation ended with {fleet.returncode}")
         acknowledged = json.loads(report.read_text())["acknowledged"] if report.exists() else None
-        print(f"{kills} kills; {asker.asked} counts of rows, the last {asker.most}, the longest wait for one {asker.longest:.2f} s; "
+        print(f"{kills} kills, {operator.done['move']} moves, {operator.done['split']} splits, {operator.refused} of them refused; "
+              f"{asker.asked} counts of rows, the last {asker.most}, the longest wait for one {asker.longest:.2f} s; "
               f"acknowledged {acknowledged}", flush=True)
         if kills == 0:
             wrong.append("nothing was killed: more points or fewer seconds from kill to kill")

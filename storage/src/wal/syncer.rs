@@ -240,8 +240,11 @@ fn sync_until_closed(lane: &Lane) {
             if let Some(log) = log.upgrade()
                 && let Err(error) = log.mark()
             {
-                // The log has stopped; its owner hears of it at the next append.
-                tracing::error!(log = %log.name(), %error, "could not mark the end of the log");
+                // The log has stopped; its owner hears of it at the next append, or has closed it: a replica that has moved away.
+                match &*error {
+                    Error::Stopped { .. } => tracing::debug!(log = %log.name(), %error, "the end of the log is not marked"),
+                    _ => tracing::error!(log = %log.name(), %error, "could not mark the end of the log"),
+                }
             }
         }
     }
