@@ -3,7 +3,8 @@
 //! The form of a statement is its tokens without the values that tags are compared with (`device_id = '…'`), so that a
 //! plan made for one device serves the next: the values are put into its filter and into what its scan prunes by. That
 //! is done only once it was seen to give what planning gives: when a form comes with other values, it is planned once more,
-//! and the two plans must be the same.
+//! and the two plans must be the same. Two examples do not prove it for a third value where planning decides by the value,
+//! as for `device_id = '…' AND device_id != 'p3'`; so nothing else may be said about the tag that it is compared with.
 //!
 //! A plan is kept only if it says the same whenever it runs: no function that reads the clock, no parameter, no system
 //! table, and only steps without memory of an earlier run (scans, filters, projections, limits). It holds no view: read
@@ -17,7 +18,8 @@ use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
@@ -136,6 +138,9 @@ impl PlanCache {
         }
         let before = plans.get(&form).filter(|kept| kept.holds(scope) && kept.values != values);
         let proven = before.is_some_and(|kept| {
+            if !compared_once(logical, &values) {
+                return false;
+            }
             let put_in = with_values(scope, kept.plan.clone(), &kept.values, &values);
             put_in.is_some_and(|put_in| shown(&put_in) == shown(plan))
         });
@@ -264,6 +269,53 @@ fn timeless(plan: &LogicalPlan) -> bool {
         Ok(if timeless { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
     timeless && seen.is_ok()
+}
+
+/// Whether each value is compared with one tag, in the one filter of the one scan, and nothing else is said of that tag: then
+/// nothing in the statement can decide by the value. Columns that are only shown or sorted by say nothing.
+fn compared_once(plan: &LogicalPlan, values: &Values) -> bool {
+    let (mut filters, mut scans) = (0, 0);
+    let mut compared = Vec::new();
+    let mut said: HashMap<String, usize> = HashMap::new();
+    let seen = plan.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::TableScan(_) => scans += 1,
+            LogicalPlan::Filter(filter) => {
+                // Below a projection the tag may have another name.
+                filters += if is_scan(&filter.input) { 1 } else { 2 };
+                compared.extend(split_conjunction(&filter.predicate).into_iter().filter_map(|part| tag_of(part, values)));
+            }
+            _ => {}
+        }
+        node.apply_expressions(|expr| {
+            let expr = expr.clone().unalias_nested().data;
+            if !matches!(expr, Expr::Column(_)) {
+                expr.apply(|part| {
+                    if let Expr::Column(column) = part {
+                        *said.entry(column.name.clone()).or_default() += 1;
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    seen.is_ok() && filters == 1 && scans == 1 && compared.len() == values.len() && compared.iter().all(|tag| said[tag] == 1)
+}
+
+fn is_scan(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::TableScan(_) => true,
+        LogicalPlan::SubqueryAlias(alias) => is_scan(&alias.input),
+        _ => false,
+    }
+}
+
+/// The column of `column = 'value'`.
+fn tag_of(expr: &Expr, values: &Values) -> Option<String> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = expr else { return None };
+    let (Expr::Column(column), Expr::Literal(value, _)) = (left.as_ref(), right.as_ref()) else { return None };
+    values.iter().any(|v| Some(v.as_str()) == value.try_as_str().flatten()).then(|| column.name.clone())
 }
 
 fn stateless(plan: &Arc<dyn ExecutionPlan>) -> bool {

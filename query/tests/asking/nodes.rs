@@ -144,12 +144,13 @@ async fn statements_of_one_form_find_the_node_of_each_device() {
     fill(&alone).await;
     let fleet = Fleet::start(&["storage", "storage", "query"], 6, 1).await;
     fill(fleet.node(2)).await;
-    let forms: [fn(i64) -> String; 4] = [
+    let forms: [fn(i64) -> String; 5] = [
         |d| {
             format!("SELECT count(*) AS n, max(steps) AS s FROM phone WHERE device_id = 'p{d}' AND os = '{}'", ["a", "b"][(d % 2) as usize])
         },
         |d| format!("SELECT time, celsius FROM phone WHERE os = 'a' AND device_id = 'p{d}' ORDER BY time DESC LIMIT 3"),
         |d| format!("SELECT device_id, celsius FROM latest(phone) WHERE device_id = 'p{d}'"),
+        |d| format!("SELECT time, celsius FROM phone WHERE device_id = 'p{d}' AND device_id != 'p3' ORDER BY time LIMIT 3"),
         // About all devices, whatever the form of the others has shown.
         |d| format!("SELECT count(*) AS n FROM phone WHERE os = '{}'", ["a", "b", "p3"][(d % 3) as usize]),
     ];

@@ -169,6 +169,11 @@ async fn a_plan_made_for_two_devices_serves_all_others_and_no_other_question() {
         ("SELECT '{}' AS d, v FROM phone WHERE device_id = '{}'", false),
         ("SELECT count(*) AS n FROM phone WHERE NOT device_id = '{}'", false),
         ("SELECT v FROM phone WHERE os = '{}' AND device_id = 'p1'", true),
+        // Planning decides by the value here, and the first two devices do not show it.
+        ("SELECT v FROM phone WHERE device_id = '{}' AND device_id != 'p3'", false),
+        ("SELECT v FROM phone WHERE device_id = '{}' AND device_id != 'p' || '3'", false),
+        ("SELECT v FROM phone WHERE device_id IN ('p1', 'p2') AND device_id = '{}'", false),
+        ("SELECT v FROM (SELECT v, device_id, device_id AS d FROM phone) WHERE d != $$p3$$ AND device_id = '{}'", false),
     ] {
         let before = reused(&node);
         for device in devices {
