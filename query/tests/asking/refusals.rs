@@ -76,7 +76,7 @@ async fn nothing_writes_or_touches_the_servers_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_and_huge_statements_are_refused_and_never_end_the_process() {
-    let node = Node::start().await;
+    let node = Node::with(|o| o.max_sql_bytes = 2 << 20).await;
     let doubled = (1..40).map(|i| format!("c{i} AS (SELECT a.x FROM c{0} a, c{0} b)", i - 1)).collect::<Vec<_>>().join(", ");
     for sql in [
         format!("SELECT 1{}", "+1".repeat(2_000)),
@@ -92,7 +92,14 @@ async fn deep_and_huge_statements_are_refused_and_never_end_the_process() {
         format!("SELECT 1{}", "::int".repeat(5_000)),
         format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(500), " END".repeat(500)),
         format!("WITH c0 AS (SELECT 1 AS x), {doubled} SELECT count(*) FROM c39"),
-        format!("SELECT '{}'", "x".repeat(2 << 20)),
+        format!("SELECT v{} FROM phone", "['a']".repeat(300_000)),
+        format!("SELECT (v){} FROM phone", ".a".repeat(300_000)),
+        format!("SELECT 1{}", " IN (1)".repeat(100_000)),
+        format!("SELECT true{}", " XOR true".repeat(100_000)),
+        format!("SELECT {}'1'", "INTERVAL ".repeat(100_000)),
+        format!("{}SELECT 1", "EXPLAIN ".repeat(100_000)),
+        format!("SELECT 1 FROM {}", (0..10_000).map(|i| format!("phone a{i}")).collect::<Vec<_>>().join(", ")),
+        format!("SELECT '{}'", "x".repeat(3 << 20)),
     ] {
         let started = Instant::now();
         let e = error(&node, &sql).await;
@@ -105,6 +112,9 @@ async fn deep_and_huge_statements_are_refused_and_never_end_the_process() {
     assert_eq!(node.ask(&format!("SELECT count(*) AS n FROM phone WHERE device_id IN ({ids})")).await, "n\n1\n");
     let or = (0..100).map(|i| format!("device_id = 'p{i}'")).collect::<Vec<_>>().join(" OR ");
     assert_eq!(node.ask(&format!("SELECT count(*) AS n FROM phone WHERE {or}")).await, "n\n1\n");
+
+    let tables = (0..20).map(|i| format!("phone a{i}")).collect::<Vec<_>>().join(", ");
+    assert_eq!(node.ask(&format!("SELECT count(*) AS n FROM {tables}")).await, "n\n1\n");
 
     assert_eq!(node.ask(&format!("SELECT 1{} AS n", "+1".repeat(200))).await, "n\n201\n");
     node.cluster.shutdown().await;
