@@ -106,7 +106,12 @@ impl Answer {
             None => {}
         }
         self.over = true;
-        Some(Err(Error::Engine { message: "the query ended without finishing its answer".to_owned() }))
+        let stop = &self.scope.stop;
+        Some(Err(match *self.killed.borrow() {
+            true => stop.killed(),
+            false if stop.left().is_zero() => stop.overdue(),
+            false => Error::Engine { message: "the query ended without finishing its answer".to_owned() },
+        }))
     }
 
     /// All rows.

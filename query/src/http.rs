@@ -23,7 +23,7 @@ use model::schema::DEFAULT_DATABASE;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::answer::{Answer, Summary, Task};
+use crate::answer::{Answer, Summary, Task, overdue};
 use crate::engine::{Consistency, Engine, Parameter, Partial, RunOptions, Verbs};
 use crate::error::Error;
 use crate::formats::{Encoder, Format};
@@ -324,8 +324,16 @@ enum Piece {
     Failed(Error),
 }
 
-/// Encodes an answer, on the query threads.
+/// Encodes an answer, on the query threads. Whoever reads it has until the query's deadline, or until it is killed.
 async fn write(mut answer: Answer, mut encoder: Box<dyn Encoder>, pieces: mpsc::Sender<Piece>) {
+    let (scope, mut killed) = (answer.scope().clone(), answer.killed.clone());
+    let mut send = async |piece: Piece| {
+        tokio::select! {
+            biased;
+            sent = pieces.send(piece) => sent.is_ok(),
+            _ = overdue(&scope.stop, &mut killed) => false,
+        }
+    };
     let mut waiting = Vec::new();
     let last = loop {
         let rows = match answer.next().await {
@@ -334,7 +342,7 @@ async fn write(mut answer: Answer, mut encoder: Box<dyn Encoder>, pieces: mpsc::
             None => match encoder.finish() {
                 Ok(bytes) => {
                     waiting.extend(bytes);
-                    if pieces.send(Piece::Bytes(waiting)).await.is_err() {
+                    if !send(Piece::Bytes(waiting)).await {
                         return;
                     }
                     break Piece::End(answer.summary());
@@ -346,11 +354,11 @@ async fn write(mut answer: Answer, mut encoder: Box<dyn Encoder>, pieces: mpsc::
             Ok(bytes) => waiting.extend(bytes),
             Err(e) => break Piece::Failed(e),
         }
-        if waiting.len() >= PIECE_BYTES && pieces.send(Piece::Bytes(std::mem::take(&mut waiting))).await.is_err() {
+        if waiting.len() >= PIECE_BYTES && !send(Piece::Bytes(std::mem::take(&mut waiting))).await {
             return;
         }
     };
-    let _ = pieces.send(last).await; // Nobody may be there any more.
+    send(last).await; // Nobody may be there any more.
 }
 
 /// A body that is sent while it is made, and that ends in an error if the query does.

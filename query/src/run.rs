@@ -28,7 +28,7 @@ use model::schema::DEFAULT_DATABASE;
 use model::{ErrorKind, NodeId, ShardId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::answer::Part;
+use crate::answer::{Part, overdue};
 use crate::carry_out::carry_out;
 use crate::command::Command;
 use crate::distribute::placement::{only_scans, shards_of};
@@ -108,6 +108,7 @@ impl From<SendableRecordBatchStream> for Rows {
 /// Begins the query, then passes its rows on until they end, the deadline passes, somebody kills it, or nobody wants it.
 pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot::Sender<Result<Begun>>, parts: mpsc::Sender<Part>) {
     let bound = Bound(ticket.stop.clone());
+    let mut killed = ticket.killed.clone();
     let (scope, mut rows, first) = match question.begin_or_begin_anew(&bound, &mut ticket).await {
         Ok(begun) => begun,
         Err(e) => {
@@ -142,6 +143,8 @@ pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot
     if let (None, Some(plan)) = (&failed, rows.spread) {
         gathered(plan, &scope).await;
     }
+    // Whoever reads the answer slowly, or not at all, holds no file and no memtable.
+    scope.release();
     let last = match failed {
         None => {
             ticket.ended(Ok(()));
@@ -153,7 +156,12 @@ pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot
             Part::Failed(e)
         }
     };
-    let _ = parts.send(last).await; // The same: nobody may be there.
+    // The same: nobody may be there, or be there and not read. The answer then says by itself why it is not whole.
+    tokio::select! {
+        biased;
+        _ = parts.send(last) => {}
+        _ = overdue(&bound.0, &mut killed) => {}
+    }
 }
 
 fn log(e: &Error) {

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::node::Node;
+use axum::body::Body;
+use http::Request;
 use query::{Error, RunOptions};
+use tower::ServiceExt;
+
+use crate::node::Node;
 
 /// Counts a trillion rows if nobody stops it.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value < 0";
@@ -185,6 +189,49 @@ async fn a_slow_reader_holds_no_thread() {
     for answer in unread {
         let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
         assert!(rows < 50_000);
+    }
+    node.cluster.shutdown().await;
+}
+
+/// A client that has opened no window, or whose socket is full, is a body that nobody polls.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_reads_holds_no_file_past_its_deadline_or_a_kill() {
+    let node = Node::start().await;
+    let router = query::http::router(node.engine.clone());
+    let lines = |v: i32| (0..5_000).map(|i| format!("phone,device_id=p{} v={v} {i}", i % 50)).collect::<Vec<_>>().join("\n");
+    for (round, kill) in [false, true].into_iter().enumerate() {
+        node.write(&lines(1)).await;
+        node.ask("COMPACT").await;
+        let files = node.files_of("phone");
+        let timeout = if kill { "60s" } else { "4s" };
+        let uri = format!("/sql?timeout={timeout}");
+        let request = Request::builder().method("POST").uri(uri).body(Body::from("SELECT a.v, b.v FROM phone a, phone b")).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let id = response.headers()["alluvium-query-id"].to_str().unwrap().to_owned();
+        let unread = response.into_body();
+        // Its files become others, and a flush removes those that nobody holds.
+        let flush = async |time: usize| {
+            node.write(&(0..9).map(|i| format!("watch,device_id=p{i} v={round} {time}\n")).collect::<String>()).await;
+            node.ask("FLUSH").await;
+        };
+        node.write(&lines(2)).await;
+        node.ask("COMPACT").await;
+        flush(0).await;
+        assert_eq!(node.files_of("phone"), 2 * files, "the answer still holds them");
+        if kill {
+            node.ask(&format!("KILL QUERY {id}")).await;
+        }
+        let started = Instant::now();
+        for time in 1.. {
+            flush(time).await;
+            if node.files_of("phone") == files {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "{} files are held", node.files_of("phone"));
+        }
+        let e = axum::body::to_bytes(unread, usize::MAX).await.unwrap_err();
+        assert!(std::error::Error::source(&e).is_some(), "it is not whole: {e}");
     }
     node.cluster.shutdown().await;
 }

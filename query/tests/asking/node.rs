@@ -7,6 +7,7 @@
 //! The line language is line protocol without escapes; `query` does not know the real one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -38,7 +39,7 @@ pub(crate) struct Node {
     pub(crate) now: Arc<AtomicI64>,
     origin: u128,
     sequence: AtomicU64,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Node {
@@ -103,7 +104,20 @@ impl Node {
             }),
         };
         let engine = Engine::new(cluster.clone(), options, sources).unwrap();
-        Node { engine, cluster, now, origin: made.seed.into(), sequence: AtomicU64::new(0), _dir: dir }
+        Node { engine, cluster, now, origin: made.seed.into(), sequence: AtomicU64::new(0), dir: dir }
+    }
+
+    /// The Parquet files of a table on its disk, live or not.
+    pub(crate) fn files_of(&self, table: &str) -> usize {
+        fn count(dir: &Path, table: &str, within: bool) -> usize {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let of = |entry: std::fs::DirEntry| match entry.path() {
+                path if path.is_dir() => count(&path, table, within || entry.file_name() == table),
+                path => usize::from(within && path.extension().is_some_and(|kind| kind == "parquet")),
+            };
+            entries.map(of).sum()
+        }
+        count(&self.dir.path().join("data"), table, false)
     }
 
     /// Writes points into the default database.
