@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::Result;
 use crate::engine::Abandon;
 use crate::error::Error;
-use crate::scope::Scope;
+use crate::scope::{Lag, Scope};
 use crate::stop::Stop;
 
 /// Batches that wait for a slow reader.
@@ -63,7 +63,7 @@ pub struct Summary {
     /// Shards left out, as the query allowed.
     pub missing: Vec<ShardId>,
     /// How old the oldest thing is that was read, where `consistency=stale` was asked for.
-    pub lag: Option<Duration>,
+    pub lag: Option<Lag>,
     /// Since it was admitted.
     pub elapsed: Duration,
 }

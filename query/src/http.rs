@@ -3,7 +3,8 @@
 //! Nothing is sent before the first rows are there, so that most errors have their status. After the first byte an error
 //! aborts the transfer (the body ends in an error, hyper resets the stream): an answer that ended properly is whole. A
 //! small answer is sent in one piece with its figures in headers; a large one carries them as trailers for whoever asked
-//! for trailers (`TE: trailers`), and in `system.queries`.
+//! for trailers (`TE: trailers`), and in `system.queries`. What it lacks and how old it is, as far as that is known, stand in
+//! its headers whatever its size; if another shard turns out to be missing later, the transfer is aborted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use model::ErrorKind;
 use model::schema::DEFAULT_DATABASE;
+use model::{ErrorKind, ShardId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -27,6 +28,7 @@ use crate::answer::{Answer, Summary, Task, overdue};
 use crate::engine::{Consistency, Engine, Parameter, Partial, RunOptions, Verbs};
 use crate::error::Error;
 use crate::formats::{Encoder, Format};
+use crate::scope::Lag;
 
 /// Bytes of an answer that are held back for its figures; a larger one is sent while it is made.
 const WHOLE_BYTES: usize = 64 << 10;
@@ -283,7 +285,7 @@ async fn begin(engine: &Engine, head: &http::request::Parts, asked: Result<Asked
     let answer = engine.run(database, sql, options).await?;
     let encoder = format.encoder(answer.schema())?;
     let (pieces, mut receiver) = mpsc::channel(WAITING_PIECES);
-    let id = answer.id();
+    let (id, scope) = (answer.id(), answer.scope().clone());
     let writer = Task(engine.handle().spawn(write(answer, encoder, pieces)));
     let mut first = Vec::new();
     let mut response = loop {
@@ -291,7 +293,10 @@ async fn begin(engine: &Engine, head: &http::request::Parts, asked: Result<Asked
             Some(Piece::Bytes(bytes)) => {
                 first.extend(bytes);
                 if first.len() > WHOLE_BYTES {
-                    break Response::new(streamed(first, receiver, writer));
+                    let mut response = Response::new(streamed(first, receiver, writer));
+                    say_missing(&scope.tell_missing(), response.headers_mut());
+                    say_lag(scope.lag(), response.headers_mut());
+                    break response;
                 }
             }
             Some(Piece::End(summary)) => {
@@ -400,17 +405,27 @@ fn figures(summary: &Summary, headers: &mut HeaderMap) {
     headers.insert(ROWS_SCANNED, summary.rows_scanned.into());
     headers.insert(SHARDS, summary.shards.into());
     headers.insert(ELAPSED, (summary.elapsed.as_micros() as u64).into());
-    if let Some(lag) = summary.lag {
-        // In seconds.
-        let lag = HeaderValue::try_from(lag.as_secs_f64().to_string());
-        headers.insert(LAG, lag.expect("digits"));
+    say_lag(summary.lag, headers);
+    say_missing(&summary.missing, headers);
+}
+
+/// How old the answer is, in seconds.
+fn say_lag(lag: Option<Lag>, headers: &mut HeaderMap) {
+    let value = match lag {
+        None => return,
+        Some(Lag::Known(lag)) => HeaderValue::try_from(lag.as_secs_f64().to_string()).expect("digits"),
+        Some(Lag::Unknown) => HeaderValue::from_static("unknown"),
+    };
+    headers.insert(LAG, value);
+}
+
+/// Which shards the answer lacks.
+fn say_missing(missing: &[ShardId], headers: &mut HeaderMap) {
+    if missing.is_empty() {
+        return;
     }
-    if !summary.missing.is_empty() {
-        let missing: Vec<String> = summary.missing.iter().map(ToString::to_string).collect();
-        if let Ok(value) = HeaderValue::from_str(&missing.join(",")) {
-            headers.insert(PARTIAL, value);
-        }
-    }
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    headers.insert(PARTIAL, HeaderValue::try_from(missing.join(",")).expect("digits and commas"));
 }
 
 fn query_error(e: &Error, error_id: Option<&str>) -> Response {

@@ -58,6 +58,7 @@ pub use engine::{Consistency, Engine, Parameter, Partial, QueryOptions, RunOptio
 pub use error::Error;
 pub use formats::Format;
 pub use metrics::Metrics;
+pub use scope::Lag;
 pub use sources::{Node, RefusedLine, Setting, Sources};
 
 /// What query's functions give.

@@ -32,7 +32,7 @@ use crate::answer::{Part, overdue};
 use crate::carry_out::carry_out;
 use crate::command::Command;
 use crate::distribute::placement::{only_scans, shards_of};
-use crate::distribute::{Course, Placement, calls, explained, gathered, spread};
+use crate::distribute::{Avoid, Course, Placement, calls, explained, gathered, spread};
 use crate::engine::{Consistency, Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
 use crate::error::Error;
 use crate::plan_cache::{Form, Values};
@@ -209,7 +209,7 @@ impl Bound {
 impl Question {
     /// The run whose first rows are there: the first, or another where that can help.
     async fn begin_or_begin_anew(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Held, Rows, Option<RecordBatch>)> {
-        let mut avoid = BTreeSet::new();
+        let mut avoid = Avoid::default();
         for attempt in 0.. {
             let scope = Held(Arc::new(self.scope(ticket, attempt, &avoid)));
             let begun = async {
@@ -221,8 +221,10 @@ impl Question {
                 Ok((rows, first)) => return Ok((scope, rows, first)),
                 Err(e) => e,
             };
-            let may = attempt < attempts_after(&e) && self.reach == Reach::Cluster;
-            let again = may && bound.run(ticket, self.can_begin_anew(&scope, &e, &mut avoid)).await?;
+            // Each node or shard that is left out is a step forward.
+            let left_out = (avoid.nodes.len() + avoid.shards.len()) as u32;
+            let may = attempt < attempts_after(&e) + left_out && self.reach == Reach::Cluster;
+            let again = may && bound.run(ticket, self.can_begin_anew(&scope, attempt, &e, &mut avoid)).await?;
             if !again {
                 return Err(name_shards(&scope, e));
             }
@@ -233,7 +235,7 @@ impl Question {
     }
 
     /// The world of one attempt.
-    fn scope(&self, ticket: &Ticket, attempt: u32, avoid: &BTreeSet<NodeId>) -> Scope {
+    fn scope(&self, ticket: &Ticket, attempt: u32, avoid: &Avoid) -> Scope {
         let cluster = &self.engine.cluster;
         let setting = Setting {
             database: self.database.clone(),
@@ -246,7 +248,7 @@ impl Question {
     }
 
     /// Whether another attempt may go better. Waits for that, within bounds.
-    async fn can_begin_anew(&self, scope: &Scope, e: &Error, avoid: &mut BTreeSet<NodeId>) -> bool {
+    async fn can_begin_anew(&self, scope: &Scope, attempt: u32, e: &Error, avoid: &mut Avoid) -> bool {
         let cluster = &self.engine.cluster;
         match e {
             Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => cluster.refresh().await.is_ok(),
@@ -262,14 +264,15 @@ impl Question {
             }
             Error::Elsewhere { shard, .. } | Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => {
                 match self.options.partial {
-                    Partial::Allow => true,
+                    // It may have moved just now. If it has not, its leader has lost its majority.
+                    Partial::Allow => attempt == 0 || avoid.shards.insert(*shard),
                     Partial::Refuse => self.wait_for_leaders(&[*shard].into(), None).await,
                 }
             }
             // Any other replica will do.
-            Error::Lost { node: Some(node), .. } if self.options.consistency == Consistency::Stale => avoid.insert(*node),
+            Error::Lost { node: Some(node), .. } if self.options.consistency == Consistency::Stale => avoid.nodes.insert(*node),
             Error::Lost { node: Some(node), .. } => match self.options.partial {
-                Partial::Allow => avoid.insert(*node),
+                Partial::Allow => avoid.nodes.insert(*node),
                 Partial::Refuse => {
                     let placement = scope.placement();
                     let shards = placement.nodes().iter().filter(|(_, n)| *n == node).map(|(shard, _)| *shard).collect();
@@ -364,8 +367,10 @@ impl Question {
         };
         let shards = shards_of(&plan);
         let course = self.course(scope, &shards).await?;
-        let goes_whole = matches!(course, Course::There(_)) && scope.only.is_none() && only_scans(&plan);
-        if let (Reach::Cluster, Some((form, values))) = (self.reach, planned) {
+        // Whoever gets a whole statement knows nothing of shards that may be left out.
+        let whole = scope.partial == Partial::Refuse;
+        let goes_whole = whole && matches!(course, Course::There(_)) && scope.only.is_none() && only_scans(&plan);
+        if let (Reach::Cluster, true, Some((form, values))) = (self.reach, whole, planned) {
             let one = shards.first().copied().filter(|_| goes_whole && shards.len() == 1);
             self.engine.went_whole.note(scope, form, &values, one);
         }
@@ -374,6 +379,7 @@ impl Question {
             Course::Spread => {
                 let session = session.unwrap_or_else(|| self.engine.sessions.session(scope, &self.engine, self.now));
                 let (plan, session) = spread(&self.engine, scope, session, plan).await?;
+                scope.await_lag();
                 shards.iter().for_each(|shard| scope.touch(*shard));
                 Ok(Rows { stream: execute_stream(plan.clone(), session.task_ctx())?, spread: Some(plan) })
             }
@@ -403,7 +409,7 @@ impl Question {
         let placement = scope.placement();
         for &shard in shards.iter().filter(|shard| placement.node_of(**shard).is_none()) {
             match scope.partial {
-                Partial::Allow => scope.leave_out(shard),
+                Partial::Allow => scope.leave_out(shard)?,
                 Partial::Refuse => return Err(cluster::Error::NoLeader { shard }.into()),
             }
         }

@@ -83,9 +83,28 @@ pub(crate) struct Scope {
     views: Mutex<BTreeMap<ShardId, Arc<OnceCell<Arc<View>>>>>,
     visits: Mutex<BTreeMap<NodeId, Arc<OnceCell<Response<Incoming>>>>>,
     touched: Mutex<BTreeSet<ShardId>>,
-    missing: Mutex<BTreeSet<ShardId>>,
+    missing: Mutex<Missing>,
     /// The greatest age of what was read, in milliseconds and one more; 0: nothing stale was read.
     lag: AtomicU64,
+    /// Other nodes that read something and have not told yet how old it is.
+    lags_awaited: AtomicUsize,
+}
+
+/// The shards that an answer lacks.
+#[derive(Default)]
+struct Missing {
+    shards: BTreeSet<ShardId>,
+    /// They were named already: there can be no more.
+    told: bool,
+}
+
+/// How old an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lag {
+    /// The age of the oldest thing that was read.
+    Known(Duration),
+    /// Another node has not told yet.
+    Unknown,
 }
 
 impl Scope {
@@ -118,6 +137,7 @@ impl Scope {
             touched: Mutex::default(),
             missing: Mutex::default(),
             lag: AtomicU64::new(0),
+            lags_awaited: AtomicUsize::new(0),
         }
     }
 
@@ -144,6 +164,7 @@ impl Scope {
             touched: Mutex::default(),
             missing: Mutex::default(),
             lag: AtomicU64::new(0),
+            lags_awaited: AtomicUsize::new(0),
         }
     }
 
@@ -195,7 +216,7 @@ impl Scope {
             (Err(e), Partial::Refuse) => Err(e.into()),
             (Err(e), Partial::Allow) => {
                 tracing::warn!(%shard, error = %e, "answering without a shard, as the query allows");
-                self.leave_out(shard);
+                self.leave_out(shard)?;
                 Ok(None)
             }
         }
@@ -239,14 +260,25 @@ impl Scope {
         self.touched.lock().iter().copied().collect()
     }
 
-    /// The answer lacks a shard.
-    pub(crate) fn leave_out(&self, shard: ShardId) {
-        self.missing.lock().insert(shard);
+    /// The answer lacks a shard. An error if it has begun and does not say so.
+    pub(crate) fn leave_out(&self, shard: ShardId) -> Result<(), Error> {
+        let mut missing = self.missing.lock();
+        if missing.told && !missing.shards.contains(&shard) {
+            return Err(cluster::Error::NoLeader { shard }.into());
+        }
+        missing.shards.insert(shard);
+        Ok(())
     }
 
     /// Shards that were left out.
     pub(crate) fn missing(&self) -> Vec<ShardId> {
-        self.missing.lock().iter().copied().collect()
+        self.missing.lock().shards.iter().copied().collect()
+    }
+
+    /// The same, for an answer that begins now: from here on no other shard may be missing.
+    pub(crate) fn tell_missing(&self) -> Vec<ShardId> {
+        self.missing.lock().told = true;
+        self.missing()
     }
 
     /// Something of this age was read.
@@ -261,9 +293,24 @@ impl Scope {
         (self.consistency == Consistency::Stale).then(|| self.lag.load(Ordering::Relaxed).saturating_sub(1))
     }
 
-    /// The same, as a time.
-    pub(crate) fn lag(&self) -> Option<Duration> {
-        self.lag_ms().map(Duration::from_millis)
+    /// The same, as the answer says it.
+    pub(crate) fn lag(&self) -> Option<Lag> {
+        let lag = self.lag_ms()?;
+        Some(match self.lags_awaited.load(Ordering::Relaxed) {
+            0 => Lag::Known(Duration::from_millis(lag)),
+            _ => Lag::Unknown,
+        })
+    }
+
+    /// Another node reads something, whose age it tells at its end.
+    pub(crate) fn await_lag(&self) {
+        self.lags_awaited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It told.
+    pub(crate) fn lag_told(&self, lag_ms: Option<u64>) {
+        self.aged(lag_ms);
+        self.lags_awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Another request wants it to work here.

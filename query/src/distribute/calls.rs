@@ -89,7 +89,8 @@ pub(crate) async fn scan(scope: Arc<Scope>, node: NodeId, leaf: Leaf) -> Result<
     let leaf = serde_json::to_vec(&leaf).expect("writing to memory");
     let response = post(&scope, node, Lane::Plans, SCAN, leaf.into()).await?;
     let arriving = Arriving::new(node, name_of(&scope.cluster, node), response.into_body());
-    Ok(rows::stream(arriving, Arc::new(move |end| scope.aged(end.lag_ms))))
+    scope.await_lag();
+    Ok(rows::stream(arriving, Arc::new(move |end| scope.lag_told(end.lag_ms))))
 }
 
 /// The answer of a statement, run whole by another node.
@@ -98,8 +99,9 @@ pub(crate) async fn run(scope: Arc<Scope>, node: NodeId, statement: &Statement) 
     let response = post(&scope, node, Lane::Asks, RUN, statement.into()).await?;
     let mut arriving = Arriving::new(node, name_of(&scope.cluster, node), response.into_body());
     let schema = arriving.schema().await?;
+    scope.await_lag();
     let end = move |end: &rows::End| {
-        scope.aged(end.lag_ms);
+        scope.lag_told(end.lag_ms);
         scope.figures.scanned(end.rows_scanned as usize);
         end.shards.iter().for_each(|shard| scope.touch(*shard));
     };

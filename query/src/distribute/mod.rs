@@ -32,5 +32,5 @@ pub(crate) mod whole;
 
 pub(crate) use datafusion_distributed::Worker;
 pub use door::PeerService;
-pub(crate) use placement::{Course, Placement};
+pub(crate) use placement::{Avoid, Course, Placement};
 pub(crate) use spread::{explained, gathered, spread, worker};

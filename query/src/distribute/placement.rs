@@ -14,14 +14,22 @@ use model::{NodeId, ShardId};
 use crate::engine::Consistency;
 use crate::shard_scan::ShardScanExec;
 
+/// What has just failed the query, so that another attempt does without.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Avoid {
+    /// Nodes that were lost.
+    pub nodes: BTreeSet<NodeId>,
+    /// Shards that their leaders could not read, where the asker is content with a part.
+    pub shards: BTreeSet<ShardId>,
+}
+
 /// Where shards are read.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     me: NodeId,
     /// Whether this node has no others.
     alone: bool,
-    /// Nodes that have just failed the query.
-    avoid: BTreeSet<NodeId>,
+    avoid: Avoid,
     /// Shards whose node is known.
     of: BTreeMap<ShardId, NodeId>,
 }
@@ -38,34 +46,36 @@ pub(crate) enum Course {
 }
 
 impl Placement {
-    /// Where this node knows the shards to be; cheap. Nodes to `avoid` have just failed this query.
-    pub(crate) fn take(cluster: &Cluster, consistency: Consistency, avoid: &BTreeSet<NodeId>) -> Placement {
+    /// Where this node knows the shards to be; cheap.
+    pub(crate) fn take(cluster: &Cluster, consistency: Consistency, avoid: &Avoid) -> Placement {
         let me = cluster.node_id();
         let shards = cluster.shards().into_iter();
         if cluster.peers().is_none() {
-            return Placement { me, alone: true, avoid: BTreeSet::new(), of: shards.map(|shard| (shard, me)).collect() };
+            return Placement { me, alone: true, avoid: Avoid::default(), of: shards.map(|shard| (shard, me)).collect() };
         }
         let of = |shard: ShardId| match consistency {
             Consistency::Linearizable => cluster.leader(shard),
-            Consistency::Stale => any_replica(cluster, shard, avoid),
+            Consistency::Stale => any_replica(cluster, shard, &avoid.nodes),
         };
-        let of = shards.filter_map(|shard| Some((shard, of(shard)?))).filter(|(_, node)| !avoid.contains(node)).collect();
+        let wanted = shards.filter(|shard| !avoid.shards.contains(shard));
+        let of = wanted.filter_map(|shard| Some((shard, of(shard)?))).filter(|(_, node)| !avoid.nodes.contains(node)).collect();
         Placement { me, alone: false, avoid: avoid.clone(), of }
     }
 
     /// Of a node that is told with each scan.
     pub(crate) fn nowhere(me: NodeId) -> Placement {
-        Placement { me, alone: false, avoid: BTreeSet::new(), of: BTreeMap::new() }
+        Placement { me, alone: false, avoid: Avoid::default(), of: BTreeMap::new() }
     }
 
     /// The same with shards whose node was not known, as far as others know it; `None`: nothing was missing.
     pub(crate) async fn find(&self, cluster: &Cluster, shards: &BTreeSet<ShardId>) -> Option<Placement> {
-        let unknown: Vec<ShardId> = shards.iter().copied().filter(|shard| !self.of.contains_key(shard)).collect();
+        let unknown = |shard: &ShardId| !self.of.contains_key(shard) && !self.avoid.shards.contains(shard);
+        let unknown: Vec<ShardId> = shards.iter().copied().filter(unknown).collect();
         if unknown.is_empty() {
             return None;
         }
         let found = join_all(unknown.into_iter().map(|shard| async move { Some((shard, cluster.find_leader(shard).await?)) })).await;
-        let found = found.into_iter().flatten().filter(|(_, node)| !self.avoid.contains(node));
+        let found = found.into_iter().flatten().filter(|(_, node)| !self.avoid.nodes.contains(node));
         Some(Placement { of: self.of.iter().map(|(s, n)| (*s, *n)).chain(found).collect(), ..self.clone() })
     }
 

@@ -43,7 +43,7 @@ use crate::distribute::calls::{lost, name_of};
 use crate::distribute::head::Head;
 use crate::distribute::leaf::Codec;
 use crate::distribute::{Course, allowed_steps, placement};
-use crate::engine::Inner;
+use crate::engine::{Consistency, Inner};
 use crate::error::Error;
 use crate::scope::Scope;
 use crate::shard_scan::{LAG_MS, ROWS_SCANNED, ScanParts, ShardScanExec};
@@ -51,8 +51,9 @@ use crate::stop::checked;
 use crate::time_bucket;
 use crate::told::Told;
 
-/// How long the end of an answer waits for other nodes' figures.
+/// How long the end of an answer waits for other nodes' figures; longer where they say how old the answer is.
 const FIGURES_PATIENCE: Duration = Duration::from_millis(200);
+const LAG_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes that may have arrived from one node's stage and not been used yet.
 const WAITING_BYTES: usize = 16 << 20;
 
@@ -306,7 +307,8 @@ pub(crate) async fn explained(
 /// Adds what other nodes have counted to the query's figures, if they tell it soon.
 pub(crate) async fn gathered(plan: Arc<dyn ExecutionPlan>, scope: &Scope) {
     let told = rewrite_distributed_plan_with_metrics(plan, DistributedMetricsFormat::PerTask);
-    let Ok(Ok(plan)) = tokio::time::timeout(FIGURES_PATIENCE, told).await else { return };
+    let patience = if scope.consistency == Consistency::Stale { LAG_PATIENCE } else { FIGURES_PATIENCE };
+    let Ok(Ok(plan)) = tokio::time::timeout(patience, told).await else { return };
     let (mut rows, mut lag) = (0, 0);
     let seen = plan.apply(|step| {
         for metric in step.metrics().iter().flat_map(MetricsSet::iter) {
@@ -320,5 +322,5 @@ pub(crate) async fn gathered(plan: Arc<dyn ExecutionPlan>, scope: &Scope) {
     });
     seen.expect("nothing fails here");
     scope.figures.rows_scanned.fetch_max(rows as u64, Ordering::Relaxed);
-    scope.aged(Some(lag as u64));
+    scope.lag_told(Some(lag as u64));
 }

@@ -305,7 +305,7 @@ impl ExecutionPlan for ShardScanExec {
                 stream::once(far(scope, shard, node, leaf, counted)).try_flatten().boxed()
             }
             None if scope.partial == Partial::Allow => {
-                scope.leave_out(shard);
+                scope.leave_out(shard).map_err(|e| scope.fail(e))?;
                 stream::empty().boxed()
             }
             None => return Err(scope.fail(cluster::Error::NoLeader { shard }.into())),

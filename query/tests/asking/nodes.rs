@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use model::ShardId;
+use model::point::routing_hash_of_tag;
 use query::{Consistency, Error, Partial, RunOptions, Shortcuts};
+use tower::ServiceExt;
 
 use crate::fleet::Fleet;
 use crate::node::{Node, stale};
@@ -282,6 +284,64 @@ async fn a_shard_that_is_gone_is_named_or_left_out_as_asked_and_never_missed() {
         batch.unwrap();
     }
     assert_eq!(answer.summary().missing, shards);
+    fleet.end().await;
+}
+
+/// The head and the bytes of an answer over HTTP.
+async fn over_http(node: &Node, options: &str, sql: &str) -> (http::response::Parts, Vec<u8>) {
+    let router = query::http::router(node.engine.clone());
+    let request = http::Request::post(format!("/sql?{options}")).body(axum::body::Body::from(sql.to_owned())).unwrap();
+    let (head, body) = router.oneshot(request).await.unwrap().into_parts();
+    (head, axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_an_answer_may_be_on_one_other_node_and_says_what_it_lacks_whatever_its_size() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 1).await;
+    fleet.node(3).write(&phones()).await;
+    let cluster = fleet.node(3).cluster.clone();
+    let database = cluster.catalog().database("default").unwrap().id;
+    let device_of = |shard: ShardId| {
+        let device = (0..20).map(|d| format!("p{d}"));
+        device.into_iter().find(|d| cluster.shard_map().range_of(routing_hash_of_tag(database, d)).shard == shard).unwrap()
+    };
+    let (dead, alive) = (ShardId(1), ShardId(2));
+    let [gone, stays] = [cluster.find_leader(dead).await.unwrap(), cluster.find_leader(alive).await.unwrap()];
+    assert_ne!(gone, stays, "each node has a shard");
+    fleet.kill(fleet.place(gone)).await;
+    let of_both = format!("FROM phone WHERE device_id IN ('{}', '{}')", device_of(dead), device_of(alive));
+    let (head, body) = over_http(fleet.node(3), "partial=allow&format=csv", &format!("SELECT count(*) AS n {of_both}")).await;
+    assert_eq!((head.status, String::from_utf8(body).unwrap()), (http::StatusCode::OK, "n\n30\n".to_owned()));
+    assert_eq!(head.headers["alluvium-partial"], "1");
+    let large = format!("SELECT repeat('x', 10000) AS x, time {of_both}");
+    let (head, body) = over_http(fleet.node(3), "partial=allow&format=csv", &large).await;
+    assert_eq!((head.status, &head.headers["alluvium-partial"]), (http::StatusCode::OK, &http::HeaderValue::from_static("1")));
+    assert!(body.len() > 300_000 && head.headers.contains_key("trailer"), "{}", body.len());
+    let (head, _) = over_http(fleet.node(3), "consistency=stale&partial=allow", &large).await;
+    let lag = head.headers["alluvium-lag"].to_str().unwrap();
+    assert!(lag == "unknown" || lag.parse::<f64>().is_ok(), "the node that reads may not have told yet: {lag}");
+    let small = format!("SELECT count(*) {of_both}");
+    let (head, _) = over_http(fleet.node(3), "consistency=stale&partial=allow", &small).await;
+    assert!(head.headers["alluvium-lag"].to_str().unwrap().parse::<f64>().is_ok(), "{:?}", head.headers);
+    drop(cluster);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_whose_leader_has_lost_its_majority_are_left_out_as_asked() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 3).await;
+    fleet.node(3).write(&phones()).await;
+    let led = fleet.node(3).cluster.find_leader(ShardId(0)).await.unwrap();
+    let stays = fleet.place(led);
+    for i in (0..3).filter(|i| *i != stays) {
+        fleet.kill(i).await;
+    }
+    let allow = RunOptions { partial: Partial::Allow, ..RunOptions::default() };
+    let mut answer = fleet.node(3).engine.run("default", "SELECT count(*) AS n FROM phone", allow).await.unwrap();
+    while let Some(batch) = answer.next().await {
+        assert_eq!(format!("{:?}", batch.unwrap().column(0)).matches('0').count(), 1);
+    }
+    assert_eq!(answer.summary().missing, fleet.node(3).cluster.shards());
     fleet.end().await;
 }
 
