@@ -255,13 +255,14 @@ async fn a_connection_that_asks_nothing_for_long_is_closed() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_a_408() {
+async fn a_body_that_trickles_is_to_be_sent_again() {
     let server = Server::start(short(|limits| limits.body_window = Duration::from_millis(100))).await;
     let mut stream = server.connect().await;
     let start = b"POST /write?db=d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\ncpu v=";
     stream.write_all(start).await.expect("the start is read");
     let answer = rest_of(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("the body arrived too slowly"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("the body arrived too slowly"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("\r\nretry-after: 1\r\n"), "{answer}");
 }
 
 #[tokio::test]

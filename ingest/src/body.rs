@@ -149,12 +149,14 @@ where
 fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
-            return Error::SlowBody;
+        match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::TimedOut) => return Error::SlowBody,
+            // Chunks that are none.
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => return Error::BadBody { why: error.to_string() },
+            _ => cause = error.source(),
         }
-        cause = error.source();
     }
-    Error::BadBody { why: error.to_string() }
+    Error::BrokenOff { why: error.to_string() }
 }
 
 fn as_sent(limit: u64) -> Error {

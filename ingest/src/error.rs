@@ -49,15 +49,21 @@ pub enum Error {
         /// What it is.
         what: String,
     },
-    /// A body that broke off or does not inflate.
+    /// A body that does not inflate, or is not what it must be.
     #[error("could not read the body: {why}")]
     BadBody {
         /// Why.
         why: String,
     },
     /// A body that arrives too slowly.
-    #[error("the body arrived too slowly")]
+    #[error("the body arrived too slowly: send the same body again")]
     SlowBody,
+    /// A body that ended before its end.
+    #[error("the body broke off ({why}): send the same body again")]
+    BrokenOff {
+        /// What was seen of it.
+        why: String,
+    },
     /// Too many bytes are in flight already.
     #[error("the server is overloaded: {limit} bytes are in flight already (setting max_in_flight_bytes); send the same body again later")]
     Overloaded {
@@ -98,9 +104,14 @@ impl Error {
             | Error::Encoding { .. }
             | Error::NotLineProtocol { .. }
             | Error::BadBody { .. }
-            | Error::SlowBody
             | Error::Forbidden(_) => ErrorKind::YourRequest,
-            Error::Overloaded { .. } | Error::ShuttingDown | Error::Moving { .. } | Error::SchemaMoving { .. } => ErrorKind::TryAgain,
+            // Clients throw away what a 4xx refuses, and nothing is wrong with these points.
+            Error::SlowBody
+            | Error::BrokenOff { .. }
+            | Error::Overloaded { .. }
+            | Error::ShuttingDown
+            | Error::Moving { .. }
+            | Error::SchemaMoving { .. } => ErrorKind::TryAgain,
             Error::Cluster(error) => error.kind(),
         }
     }

@@ -124,6 +124,7 @@ where
     }
     refuse_other_types(headers)?;
     let encoding = Encoding::named(text_of(headers, &header::CONTENT_ENCODING))?;
+    let key = key_of(headers)?;
     let mut admitted = ingest.admission.admit(body.size_hint().lower())?;
     *started = true;
     let text = body::read(body, encoding, ingest.options.max_body_bytes, &mut admitted).await?;
@@ -133,8 +134,7 @@ where
     }
     refuse_json(&text)?;
     ingest.metrics.bytes.inc_by(text.len() as u64);
-    let key = text_of(headers, &IDEMPOTENCY_KEY);
-    let written = ingest.write(asked, text, (!key.is_empty()).then_some(key)).await?;
+    let written = ingest.write(asked, text, key).await?;
     ingest.metrics.lines.inc_by(written.lines);
     if written.refused_lines == 0 {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -174,7 +174,6 @@ fn status_of(error: &Error) -> (StatusCode, &'static str) {
         (Error::TooLarge { .. }, _) => (StatusCode::PAYLOAD_TOO_LARGE, "request too large"),
         (Error::Encoding { .. } | Error::NotLineProtocol { .. }, _) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type"),
         (Error::Forbidden(_), _) => (StatusCode::FORBIDDEN, "forbidden"),
-        (Error::SlowBody, _) => (StatusCode::REQUEST_TIMEOUT, "request timeout"),
         (Error::Cluster(cluster::Error::NoDatabase { .. }), _) => (StatusCode::NOT_FOUND, "not found"),
         (Error::Cluster(cluster::Error::DatabaseExists { .. }), _) => (StatusCode::CONFLICT, "conflict"),
         (_, ErrorKind::YourRequest) => (StatusCode::BAD_REQUEST, "invalid"),
@@ -194,6 +193,19 @@ fn json_value(status: StatusCode, value: &Value) -> Response {
 /// The header's text; empty where it is absent or no text.
 fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// The request's key. One that is no text is refused: a repeat without it might undo a newer write.
+fn key_of(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    let Some(value) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) => Ok(Some(key).filter(|key| !key.is_empty())),
+        Err(_) => Err(Error::BadParameter {
+            name: "Idempotency-Key",
+            value: cut(&String::from_utf8_lossy(value.as_bytes()), 64).to_owned(),
+            allowed: "visible ASCII",
+        }),
+    }
 }
 
 /// Refuses bodies that say they are something else. Most clients say nothing or something that means nothing

@@ -122,3 +122,14 @@ async fn a_large_body_is_cut_into_entries_and_all_of_it_is_there() {
     node.stored("/write?db=d", &body).await;
     assert_eq!(node.rows("d", "cpu").await.len(), 60_000);
 }
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_to_be_sent_again_and_chunks_that_are_none_are_not() {
+    let node = Node::start().await;
+    let start = "POST /write?db=d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    let answer = node.broken_off(format!("{start}Content-Length: 1000\r\n\r\ncpu v=1 1").as_bytes()).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.text());
+    let answer = node.exchange(format!("{start}Transfer-Encoding: chunked\r\n\r\nzz\r\ncpu v=1 1").as_bytes()).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(node.rows("d", "cpu").await.is_empty());
+}

@@ -69,6 +69,15 @@ async fn a_retry_answers_the_first_refusal_again() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_no_text_is_refused_and_not_forgotten() {
+    let node = Node::start().await;
+    let answer = node.send("POST /write?db=d", &["Idempotency-Key: k\u{e9}"], b"cpu v=1 1").await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.error()["message"].as_str().is_some_and(|m| m.contains("Idempotency-Key")), "{}", answer.text());
+    assert!(node.rows("d", "cpu").await.is_empty());
+}
+
+#[tokio::test]
 async fn a_body_of_several_entries_is_stored_once_for_each_key() {
     let node = Node::start().await;
     let text = "x".repeat(1_000);

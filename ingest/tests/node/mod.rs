@@ -115,6 +115,18 @@ impl Node {
     pub(crate) async fn exchange(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(&self.address).await.expect("a connection");
         stream.write_all(bytes).await.expect("the server reads the whole request");
+        Node::answer(stream).await
+    }
+
+    /// Sends bytes, then nothing more, and reads the answer to its end.
+    pub(crate) async fn broken_off(&self, bytes: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).await.expect("a connection");
+        stream.write_all(bytes).await.expect("the server reads the whole request");
+        stream.shutdown().await.expect("it is open");
+        Node::answer(stream).await
+    }
+
+    async fn answer(mut stream: TcpStream) -> Answer {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.expect("an answer");
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
