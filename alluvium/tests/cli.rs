@@ -311,3 +311,29 @@ fn a_cluster_that_cannot_be_is_refused_before_anything_starts() {
     assert_eq!(ran.code, 2, "{ran:#?}");
     assert!(!folder.exists());
 }
+
+#[test]
+fn a_database_that_another_node_has_made_can_be_written_to_at_once() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let rpc = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address").to_string()
+    };
+    let start = |name: &str, more: &[&str]| {
+        let data_dir = dir.path().join(name);
+        let mut arguments = vec!["--node-id", name, "--join", &rpc, "--auto-create-databases", "false"];
+        arguments.extend(more);
+        RunningNode::start(&data_dir, &arguments)
+    };
+    let first = start("first", &["--rpc-listen", &rpc, "--bootstrap-expect", "1"]);
+    let second = start("second", &["--rpc-listen", "127.0.0.1:0", "--roles", "ingest"]);
+    for i in 0..20 {
+        let database = format!("d{i}");
+        first.ask(&["sql", &format!("CREATE DATABASE {database}")]).done();
+        let file = dir.path().join("lines");
+        std::fs::write(&file, "m v=1 1\n").expect("a file");
+        second.ask(&["write", "--db", &database, file.to_str().expect("a plain name")]).done();
+    }
+    let ran = second.ask(&["write", "--db", "nowhere", dir.path().join("lines").to_str().expect("a plain name")]);
+    assert!(ran.code != 0 && ran.err.contains("nowhere"), "{ran:#?}");
+}

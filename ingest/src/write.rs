@@ -67,7 +67,11 @@ impl Ingest {
                 stored: false,
             };
             if written.refused_lines > 0 && !request.accept_partial {
-                return Ok(written);
+                return match &rows {
+                    Rows::All => Ok(written),
+                    // Other shards have stored their parts already, so it cannot be said that nothing is stored.
+                    Rows::In(changed) => Err(Error::Moving { shard: changed[0].shard }),
+                };
             }
             let changed = self.propose(parsed.batches, &rows, origin, arrived).await?;
             if changed.is_empty() {
@@ -89,8 +93,16 @@ impl Ingest {
         match self.cluster.catalog().database(name) {
             Some(database) => Ok(database.clone()),
             None if self.options.auto_create_databases => Ok(self.cluster.create_database(name, None, None).await?),
-            None => Err(cluster::Error::NoDatabase { name: name.to_owned() }.into()),
+            None => self.known_after_all(name).await,
         }
+    }
+
+    /// A database that this node does not know: another may have made it just now, and a client that is told it is not
+    /// there throws its points away.
+    async fn known_after_all(&self, name: &str) -> Result<Arc<DatabaseSchema>, Error> {
+        // Boxed: it is seldom asked for, and every write would hold its room.
+        Box::pin(self.cluster.refresh()).await?;
+        self.cluster.catalog().database(name).cloned().ok_or_else(|| cluster::Error::NoDatabase { name: name.to_owned() }.into())
     }
 
     /// Parses `body` into batches whose columns are all agreed.
@@ -109,8 +121,11 @@ impl Ingest {
             }
             // Columns that cannot be added are refused line by line next time: by then the catalog says what they conflict with.
             let agreed = self.cluster.add_columns(&database.name, std::mem::take(&mut parsed.needs)).await?;
-            let gone = || cluster::Error::NoDatabase { name: database.name.to_string() };
-            parsed = self.parse(request, agreed.catalog.database(&database.name).ok_or_else(gone)?, body, arrived).await;
+            let database = match agreed.catalog.database(&database.name) {
+                Some(database) => database.clone(),
+                None => self.known_after_all(&database.name).await?,
+            };
+            parsed = self.parse(request, &database, body, arrived).await;
         }
         Err(Error::SchemaMoving { database: database.name.to_string() })
     }
