@@ -19,12 +19,18 @@ pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) 
     let cluster = &engine.cluster;
     match command {
         Command::Flush { table } => {
-            let id = table.as_ref().map(|t| find_table(engine, database, t)).transpose()?;
+            let id = match &table {
+                Some(table) => Some(find_table(engine, database, table).await?),
+                None => None,
+            };
             cluster.flush(id).await?;
             Ok("flushed".to_owned())
         }
         Command::Compact { table } => {
-            let id = table.as_ref().map(|t| find_table(engine, database, t)).transpose()?;
+            let id = match &table {
+                Some(table) => Some(find_table(engine, database, table).await?),
+                None => None,
+            };
             cluster.compact(id).await?;
             Ok("compacted".to_owned())
         }
@@ -42,24 +48,24 @@ pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) 
             Ok(format!("created database {name}"))
         }
         Command::DropDatabase { name, if_exists } => {
-            if if_exists && cluster.catalog().database(&name).is_none() {
-                return Ok(format!("there is no database {name}"));
-            }
-            find_database(engine, &name)?;
+            match find_database(engine, &name).await {
+                Err(Error::NoDatabase { .. }) if if_exists => return Ok(format!("there is no database {name}")),
+                found => found?,
+            };
             cluster.drop_database(&name).await?;
             Ok(format!("dropped database {name}"))
         }
         Command::DropTable { name, if_exists } => {
             let of = name.database.as_deref().unwrap_or(database);
-            match find_table(engine, database, &name) {
-                Err(_) if if_exists => return Ok(format!("there is no table {}", name.table)),
+            match find_table(engine, database, &name).await {
+                Err(Error::Sql { .. } | Error::NoDatabase { .. }) if if_exists => return Ok(format!("there is no table {}", name.table)),
                 found => found?,
             };
             cluster.drop_table(of, &name.table).await?;
             Ok(format!("dropped table {}", name.table))
         }
         Command::SetRetention { database, retention_ns } => {
-            find_database(engine, &database)?;
+            find_database(engine, &database).await?;
             cluster.set_retention(&database, retention_ns).await?;
             Ok(format!("set retention of database {database}"))
         }
@@ -74,12 +80,21 @@ pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) 
     }
 }
 
-fn find_database(engine: &Inner, name: &str) -> Result<Arc<DatabaseSchema>> {
+/// Another node may have made it just now, so what is not known here is asked for once more.
+async fn find_database(engine: &Inner, name: &str) -> Result<Arc<DatabaseSchema>> {
+    if engine.cluster.catalog().database(name).is_none() && engine.cluster.peers().is_some() {
+        engine.cluster.refresh().await?;
+    }
     engine.cluster.catalog().database(name).cloned().ok_or_else(|| Error::NoDatabase { name: name.to_owned() })
 }
 
-fn find_table(engine: &Inner, database: &str, name: &TableName) -> Result<TableId> {
-    let database = find_database(engine, name.database.as_deref().unwrap_or(database))?;
+/// The same of a table.
+async fn find_table(engine: &Inner, database: &str, name: &TableName) -> Result<TableId> {
+    let mut database = find_database(engine, name.database.as_deref().unwrap_or(database)).await?;
+    if !database.tables.contains_key(&*name.table) && engine.cluster.peers().is_some() {
+        engine.cluster.refresh().await?;
+        database = find_database(engine, &database.name).await?;
+    }
     match database.tables.get(&*name.table) {
         Some(table) => Ok(table.id),
         None => Err(Error::sql(format!("table '{}.{}' not found", database.name, name.table))),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cluster::Permission;
@@ -187,6 +187,8 @@ fn name_shards(scope: &Scope, e: Error) -> Error {
 /// row, each of which is known a moment later; a node that was lost has taken its time already.
 fn attempts_after(e: &Error) -> u32 {
     match e {
+        // Others may keep adding to the table meanwhile.
+        Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => 5,
         Error::Elsewhere { .. }
         | Error::Cluster(cluster::Error::NotHere { .. } | cluster::Error::NoLeader { .. } | cluster::Error::RangeChanged { .. }) => 5,
         _ => 1,
@@ -210,10 +212,11 @@ impl Question {
     /// The run whose first rows are there: the first, or another where that can help.
     async fn begin_or_begin_anew(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Held, Rows, Option<RecordBatch>)> {
         let mut avoid = Avoid::default();
+        let acts = AtomicBool::new(false);
         for attempt in 0.. {
             let scope = Held(Arc::new(self.scope(ticket, attempt, &avoid)));
             let begun = async {
-                let mut rows = self.begin(&scope, attempt).await?;
+                let mut rows = self.begin(&scope, attempt, &acts).await?;
                 let first = rows.stream.try_next().await?;
                 Ok((rows, first))
             };
@@ -223,7 +226,7 @@ impl Question {
             };
             // Each node or shard that is left out is a step forward.
             let left_out = (avoid.nodes.len() + avoid.shards.len()) as u32;
-            let may = attempt < attempts_after(&e) + left_out && self.reach == Reach::Cluster;
+            let may = attempt < attempts_after(&e) + left_out && self.reach == Reach::Cluster && !acts.load(Ordering::Relaxed);
             let again = may && bound.run(ticket, self.can_begin_anew(&scope, attempt, &e, &mut avoid)).await?;
             if !again {
                 return Err(name_shards(&scope, e));
@@ -303,8 +306,9 @@ impl Question {
         tokio::time::timeout(LEADER_PATIENCE, all_led).await.is_ok()
     }
 
-    /// The steps of every statement: bounds, command or plan, execution.
-    async fn begin(&self, scope: &Arc<Scope>, attempt: u32) -> Result<Rows> {
+    /// The steps of every statement: bounds, command or plan, execution. A command `acts`: it is not begun anew, because part
+    /// of it may be done.
+    async fn begin(&self, scope: &Arc<Scope>, attempt: u32, acts: &AtomicBool) -> Result<Rows> {
         let refused = |_: &Error| {
             self.engine.metrics.refused.inc();
         };
@@ -324,6 +328,7 @@ impl Question {
             Some(command) => {
                 let (permission, database) = command.needs(&self.database);
                 access.check(permission, database)?;
+                acts.store(true, Ordering::Relaxed);
                 said(carry_out(command, &self.database, &self.engine).await?).map(Rows::from)
             }
         }

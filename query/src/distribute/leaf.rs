@@ -89,12 +89,16 @@ impl Leaf {
         let stale = |why: &str| Error::StaleSchema {
             message: format!("table {} was planned with schema version {}, {why}", self.name, self.schema_version),
         };
-        let table = table.ok_or_else(|| stale("and is not known here"))?.clone();
+        let mut table = table.ok_or_else(|| stale("and is not known here"))?.clone();
         if table.version < self.schema_version {
             return Err(stale(&format!("the reading node knows version {} only", table.version)));
         }
         if table.tags().len() != self.tag_columns {
             return Err(stale(&format!("the reading node knows more tags in version {}", table.version)));
+        }
+        // A field that only the reading node knows is not asked for; that no row has it is for the shard to say.
+        if table.version > self.schema_version {
+            Arc::make_mut(&mut table).version = self.schema_version;
         }
         let projection: Vec<ScanColumn> = self.columns.into_iter().map(|c| c.map_or(ScanColumn::Time, ScanColumn::Column)).collect();
         let schema = schema_of(&table, &projection)

@@ -99,7 +99,8 @@ impl ShardScanExec {
             let here = scope.placement().node_of(shard) == Some(scope.placement().me());
             rows.push(match scope.shortcuts {
                 Shortcuts::On if here => {
-                    scope.view(shard, versions.get(&shard).copied()).await.map_err(Error::inside)?.map(|v| v.estimate(&request))
+                    let view = scope.view(shard, versions.get(&shard).copied()).await.map_err(Error::inside)?;
+                    view.map(|view| view.estimate(&request)).filter(|rows| *rows < u64::MAX)
                 }
                 _ => None,
             });

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use cluster::{Cluster, ClusterOptions, PeerOptions, Roles};
 use model::batch::{Bitmap, FieldColumn, PointBatch, Values};
 use model::schema::{DEFAULT_DATABASE, NewColumn};
-use model::{ColumnType, FieldValue, ShardId, TableId, Timestamp, routing_hash};
+use model::{ColumnType, DatabaseSchema, FieldValue, ShardId, TableId, Timestamp, routing_hash};
 use query::{Engine, Format, QueryOptions, RunOptions, Sources};
 use storage::WritePart;
 use storage::disk::RealDisk;
@@ -140,12 +140,22 @@ impl Node {
         let tables = tables.into_iter().map(|(name, columns)| (name.into(), columns)).collect();
         let agreed = self.cluster.add_columns(database, tables).await.unwrap();
         assert!(agreed.refused.is_empty(), "{:?}", agreed.refused);
-        let catalog = agreed.catalog;
-        let schema = catalog.database(database).unwrap();
+        self.store(agreed.catalog.database(database).unwrap(), &points, 0).await;
+    }
+
+    /// Writes points of known columns into the default database as if by a node that knows so many more versions of their
+    /// tables.
+    pub(crate) async fn write_ahead(&self, lines: &str, versions: u32) {
+        let points: Vec<Point> = lines.lines().map(Point::read).collect();
+        self.store(self.cluster.catalog().database(DEFAULT_DATABASE).unwrap(), &points, versions).await;
+    }
+
+    async fn store(&self, schema: &DatabaseSchema, points: &[Point], ahead: u32) {
         let mut parts: BTreeMap<ShardId, Vec<PointBatch>> = BTreeMap::new();
-        for point in &points {
+        for point in points {
             let table = &schema.tables[point.table.as_str()];
-            let (key, batch) = point.batch(table);
+            let (key, mut batch) = point.batch(table);
+            batch.schema_version += ahead;
             let shard = self.cluster.shard_map().range_of(routing_hash(schema.id, &key)).shard;
             parts.entry(shard).or_default().push(batch);
         }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use model::ShardId;
 use model::point::routing_hash_of_tag;
+use model::schema::NewColumn;
+use model::{ColumnType, ShardId};
+use prometheus_client::registry::Registry;
 use query::{Consistency, Error, Partial, RunOptions, Shortcuts};
 use tower::ServiceExt;
 
@@ -70,6 +72,16 @@ async fn fill(node: &Node) {
     node.ask("FLUSH").await;
     node.write(&phones()).await;
     node.write(&watches()).await;
+}
+
+/// One of a node's metrics.
+fn figure(node: &Node, name: &str) -> u64 {
+    let mut registry = Registry::default();
+    node.engine.metrics().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let line = text.lines().find(|l| l.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 fn ways() -> [RunOptions; 2] {
@@ -240,6 +252,67 @@ async fn a_write_is_seen_by_every_node_asked_afterwards_even_with_new_tables_and
             to.ask("FLUSH").await;
         }
     }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_field_is_in_every_row_that_is_asked_for_whole_even_where_the_catalog_lags() {
+    let fleet = Fleet::start(&["ingest,storage,query", "storage,query", "query"], 4, 1).await;
+    let devices = 0..8;
+    for round in 0..12 {
+        let (to, from) = (fleet.node(round % 3), fleet.node((round + 1) % 3));
+        let table = format!("car{}", round / 6);
+        to.write(&devices.clone().map(|d| format!("{table},device_id=c{d} f{round}={round} 1\n")).collect::<String>()).await;
+        for of in [table.clone(), format!("latest({table})")] {
+            let answer = from.ask(&format!("SELECT * FROM {of}")).await;
+            assert!(answer.lines().next().unwrap().ends_with(&format!(",f{round}")), "{of}, round {round}: {answer}");
+            assert_eq!(answer.matches(&format!(",{round}.0\n")).count(), 8, "{of}, round {round}: {answer}");
+        }
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_was_planned_before_a_field_came_is_planned_anew() {
+    let fleet = Fleet::start(&["ingest,storage,query", "query"], 2, 1).await;
+    let asked = fleet.node(1);
+    for round in 0.. {
+        let table = format!("car{round}");
+        fleet.node(0).write(&format!("{table},device_id=c1 v=1 1\n{table},device_id=c2 v=1 1")).await;
+        assert_eq!(asked.ask(&format!("SELECT count(*) AS n FROM {table}")).await, "n\n2\n");
+        // Rows of a version that is agreed on while they are asked for.
+        let before = figure(asked, "alluvium_queries_begun_anew_total");
+        fleet.node(0).write_ahead(&format!("{table},device_id=c1 v=2 1"), 1).await;
+        let sql = format!("SELECT * FROM {table} ORDER BY device_id");
+        let column = NewColumn { name: "w".into(), field: Some(ColumnType::F64) };
+        let agreed = fleet.node(0).cluster.add_columns("default", [(table.as_str().into(), vec![column])].into());
+        let (answer, agreed) = futures::join!(asked.csv(&sql, RunOptions::default()), agreed);
+        agreed.unwrap();
+        match answer {
+            Ok(answer) => {
+                let time = "1970-01-01T00:00:00.000000001Z";
+                assert_eq!(answer, format!("time,device_id,v,w\n{time},c1,2.0,\n{time},c2,1.0,\n"));
+                if figure(asked, "alluvium_queries_begun_anew_total") > before {
+                    break;
+                }
+            }
+            // The field took longer than all attempts.
+            Err(e) => assert!(matches!(e, Error::StaleSchema { .. }), "{e:?}"),
+        }
+        assert!(round < 100, "no question was begun anew");
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_done_in_part_is_not_begun_anew() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 1).await;
+    fleet.node(3).write(&phones()).await;
+    fleet.kill(fleet.place(fleet.node(3).cluster.find_leader(ShardId(1)).await.unwrap())).await;
+    let options = RunOptions { timeout: Some(Duration::from_secs(30)), ..RunOptions::default() };
+    let e = fleet.node(3).csv("DROP TABLE phone", options).await.unwrap_err();
+    assert!(e.kind() == model::ErrorKind::TryAgain || matches!(e, Error::Deadline { .. }), "{e:?}");
+    assert_eq!(figure(fleet.node(3), "alluvium_queries_begun_anew_total"), 0);
     fleet.end().await;
 }
 

@@ -20,8 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use model::point::KeyTags;
-use model::{PointBatch, TableId, TableSchema, Timestamp};
+use model::{PointBatch, TableId, Timestamp};
 
 use self::chunk::{CHUNK_ROWS, COPY_ROWS, Chunk};
 use self::series::{KeyBlock, SeriesIndex};
@@ -57,8 +56,6 @@ pub(crate) struct TableRows {
     bytes: usize,
     /// The highest schema version by which a row's columns were looked up.
     schema_version: u32,
-    /// The most tags, absent ones between them counted, that a series key has.
-    tags: usize,
 }
 
 impl Memtable {
@@ -108,7 +105,7 @@ impl Memtable {
 
 impl TableRows {
     fn new() -> TableRows {
-        TableRows { chunks: Vec::new(), keys: Vec::new(), series: 0, rows: 0, bytes: TABLE_BYTES, schema_version: 0, tags: 0 }
+        TableRows { chunks: Vec::new(), keys: Vec::new(), series: 0, rows: 0, bytes: TABLE_BYTES, schema_version: 0 }
     }
 
     /// The number of the series with this key, a new one if need be.
@@ -116,7 +113,6 @@ impl TableRows {
         let (number, new) = index.find_or_add(&mut self.keys, key);
         if new {
             self.series += 1;
-            self.tags = self.tags.max(KeyTags::new(key).count());
             self.bytes += key.len() + SERIES_BYTES;
         }
         number
@@ -165,11 +161,6 @@ impl TableRows {
     /// The highest schema version by which a row's columns were looked up.
     pub(crate) fn schema_version(&self) -> u32 {
         self.schema_version
-    }
-
-    /// Whether a series has a tag that this schema does not know.
-    pub(crate) fn has_more_tags(&self, table: &TableSchema) -> bool {
-        self.schema_version > table.version && self.tags > table.tags().len()
     }
 
     /// The oldest and the newest time.

@@ -1,3 +1,4 @@
+use model::TableSchema;
 use model::schema::NewColumn;
 use model::{ColumnId, ColumnType, DatabaseId, FieldColumn, SeriesKey, Values};
 

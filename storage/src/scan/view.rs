@@ -177,12 +177,12 @@ impl View {
         files + in_memory.filter(|rows| rows.may_match(&request)).map(|rows| rows.rows() as u64).sum::<u64>()
     }
 
-    /// The request without the rows that retention hides. Refused if rows may have tags that its schema does not know: it
-    /// would take two series for one. A field that it does not know is not asked for and does no harm.
+    /// The request without the rows that retention hides. Refused if rows may have columns that its schema does not know: of
+    /// a tag, it would take two series for one; of a field, `SELECT *` would lack what was acknowledged before it was asked.
     pub(super) fn visible(&self, request: &ScanRequest) -> Result<ScanRequest> {
         let table = &request.table;
         let in_files = self.files.get(&table.id).into_iter().flatten().map(|f| f.schema_version);
-        let in_memory = self.in_memory(table.id).filter(|rows| rows.has_more_tags(table)).map(|rows| rows.schema_version());
+        let in_memory = self.in_memory(table.id).map(|rows| rows.schema_version());
         let newest = in_files.chain(in_memory).max().unwrap_or(0);
         if newest > table.version {
             return Err(Error::StaleSchema { table: table.name.clone(), asked: table.version, newest });
