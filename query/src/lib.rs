@@ -15,7 +15,7 @@
 //! | `session`, `catalog`, `scope` | DataFusion's settings; tables as SQL sees them; what the scans of one query share |
 //! | `sweep` | which scans can stop early when only the newest rows are wanted |
 //! | `table`, `prune`, `shard_scan` | filters in, shards and spans out; the leaf that reads one shard |
-//! | `latest`, `time_bucket` | the functions that DataFusion does not have |
+//! | `latest`, `time_bucket`, `functions` | the functions that DataFusion does not have; those of its that are bounded or left out |
 //! | `system_tables` | `system.shards`, `system.queries`, … |
 //! | `plan_cache` | plans of point questions, ready made |
 //! | `stop` | until when a query may run, asked by steps that do not yield |
@@ -36,6 +36,7 @@ mod catalog;
 mod command;
 mod distribute;
 mod formats;
+mod functions;
 mod latest;
 mod limits;
 mod plan_cache;

@@ -24,11 +24,11 @@ use parking_lot::Mutex;
 
 use crate::catalog::{CATALOG, Catalogs};
 use crate::engine::{Inner, Shortcuts};
+use crate::functions;
 use crate::latest::Latest;
 use crate::scope::Scope;
 use crate::stop::stoppable;
 use crate::sweep::Sweeping;
-use crate::time_bucket;
 
 /// Sessions kept ready; a node with more databases makes them anew.
 const KEPT: usize = 64;
@@ -104,7 +104,7 @@ impl Sessions {
             .with_query_planner(Arc::new(Planner))
             .with_physical_optimizer_rules(rules(shortcuts))
             .build();
-        time_bucket::register(&mut state);
+        functions::register(&mut state);
         for name in ["latest", "LATEST", "Latest"] {
             state.register_udtf(name, Arc::new(Latest));
         }

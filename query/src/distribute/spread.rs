@@ -45,10 +45,10 @@ use crate::distribute::leaf::Codec;
 use crate::distribute::{Course, allowed_steps, placement};
 use crate::engine::{Consistency, Inner};
 use crate::error::Error;
+use crate::functions;
 use crate::scope::Scope;
 use crate::shard_scan::{LAG_MS, ROWS_SCANNED, ScanParts, ShardScanExec};
 use crate::stop::checked;
-use crate::time_bucket;
 use crate::told::Told;
 
 /// How long the end of an answer waits for other nodes' figures; longer where they say how old the answer is.
@@ -274,7 +274,7 @@ fn visiting(builder: SessionStateBuilder, scope: &Arc<Scope>, headers: &HeaderMa
         .with_distributed_worker_plan_rewrite_handler(checked)
         .build();
     state.config_mut().set_extension(scope.clone());
-    time_bucket::register(&mut state);
+    functions::register(&mut state);
     Ok(state)
 }
 

@@ -175,6 +175,52 @@ async fn a_query_over_the_memory_bound_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_storage_holds_for_a_scan_counts_and_is_given_back() {
+    let node = Node::with(|o| o.memory_bytes = 2 << 20).await;
+    let lines: Vec<String> = (0..150_000).map(|i| format!("phone,device_id=p{} v={i} {i}", i % 50)).collect();
+    node.write(&lines.join("\n")).await;
+    for _ in 0..3 {
+        let e = node.csv("SELECT * FROM phone", RunOptions::default()).await.unwrap_err();
+        assert!(matches!(e, Error::OverMemory { .. }), "{e:?}");
+        assert_eq!(node.ask("SELECT v FROM phone WHERE device_id = 'p7' ORDER BY time DESC LIMIT 1").await, "v\n149957.0\n");
+    }
+    assert!(node.ask("SELECT * FROM phone WHERE time < '1970-01-01T00:00:00.000000001Z'").await.lines().count() == 2);
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_gives_no_more_than_it_may_and_large_lists_are_not_made() {
+    let node = Node::start().await;
+    node.write("phone,device_id=p1 v=3,n=2000000000i,note=\"ab\" 1000").await;
+    let started = Instant::now();
+    for sql in [
+        "SELECT repeat('x', 2147483647)",
+        "SELECT lpad('x', 2147483647)",
+        "SELECT rpad('x', 2147483647, 'ab')",
+        "SELECT repeat(note, n) FROM phone",
+        "SELECT lpad(note, n, 'x') FROM phone",
+        "SELECT count(*) AS n FROM phone WHERE length(repeat(device_id, 100000000)) > 0",
+    ] {
+        let e = node.csv(sql, RunOptions::default()).await.unwrap_err();
+        assert!(matches!(e, Error::OverMemory { .. }), "{sql}: {e:?}");
+    }
+    for sql in [
+        "SELECT range(0, 400000000)",
+        "SELECT generate_series(0, 400000000)",
+        "SELECT array_repeat(1, 400000000)",
+        "SELECT list_resize([1], 400000000)",
+    ] {
+        let e = node.csv(sql, RunOptions::default()).await.unwrap_err();
+        assert!(matches!(e, Error::Sql { .. }), "{sql}: {e:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let small = "SELECT repeat(note, 2) AS r, lpad(note, 4) AS l, rpad(note, 4, 'x') AS p FROM phone";
+    assert_eq!(node.ask(small).await, "r,l,p\nabab,  ab,abxx\n");
+    assert_eq!(node.ask("SELECT count(*) AS n FROM generate_series(1, 9)").await, "n\n9\n");
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_holds_no_thread() {
     let node = Node::with(|o| o.max_concurrent = 200).await;
     let lines: Vec<String> = (0..50_000).map(|i| format!("phone,device_id=p{} v={i} {i}", i % 50)).collect();
