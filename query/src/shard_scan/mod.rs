@@ -17,6 +17,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::{Column, DynamicFilterTracking};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr};
@@ -298,6 +299,7 @@ impl ExecutionPlan for ShardScanExec {
                     sweep: self.sweep(),
                     counted,
                     lag,
+                    memory: MemoryConsumer::new(format!("ShardScan[{shard}]")).register(context.memory_pool()),
                 };
                 stream::once(read.begin()).try_flatten().boxed()
             }

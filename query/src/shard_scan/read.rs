@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::metrics::Gauge;
 use futures::stream;
 use model::{Epoch, ShardId};
@@ -41,6 +42,8 @@ pub(super) struct Read {
     pub(super) sweep: Option<(Sweep, usize, Wanted)>,
     pub(super) counted: Counted,
     pub(super) lag: Gauge,
+    /// What storage holds for it, and what is read ahead.
+    pub(super) memory: MemoryReservation,
 }
 
 impl Read {
@@ -49,6 +52,8 @@ impl Read {
         let view = self.scope.view(self.shard, self.version).await.map_err(|e| self.scope.fail(e))?;
         self.lag.set(self.scope.lag_ms().unwrap_or(0) as usize);
         let stopped = Arc::new(AtomicBool::new(false));
+        let held = view.as_ref().map_or(0, |view| self.bytes(view));
+        self.memory.try_grow(held).map_err(|e| self.scope.fail(e.into()))?;
         let pull = view.map(|view| {
             let (which, shortcuts, request, stopped) = (self.which, self.scope.shortcuts, self.request.clone(), stopped.clone());
             let sweep = self.sweep.clone();
@@ -63,11 +68,24 @@ impl Read {
                 }
             })
         });
-        let reading = Reading { read: self, ready: VecDeque::new(), pull, paused: None, stopped };
+        let reading = Reading { read: self, held, ready: VecDeque::new(), pull, paused: None, stopped };
         Ok(stream::try_unfold(reading, |mut reading| async move {
             let batch = reading.next().await?;
             Ok(batch.map(|batch| (batch, reading)))
         }))
+    }
+
+    /// What storage is going to hold; of a sweep for the span that takes most.
+    fn bytes(&self, view: &View) -> usize {
+        match (self.which, &self.sweep) {
+            (Which::Latest, _) => view.latest_bytes(&self.request),
+            (Which::Every, None) => view.scan_bytes(&self.request),
+            (Which::Every, Some((sweep, ..))) => {
+                let spans = view.spans(&self.request, *sweep).unwrap_or_default();
+                let of = |times: RangeInclusive<i64>| view.scan_bytes(&ScanRequest { times, ..self.request.clone() });
+                spans.into_iter().map(of).max().unwrap_or(0)
+            }
+        }
     }
 }
 
@@ -121,6 +139,8 @@ fn pull(mut rows: Rows, n: usize, stopped: &AtomicBool) -> Pulled {
 /// One shard being read. Dropping it tells the blocking thread to stop after its batch.
 struct Reading {
     read: Read,
+    /// Bytes that storage holds.
+    held: usize,
     ready: VecDeque<RecordBatch>,
     pull: Option<JoinHandle<Pulled>>,
     /// What is left of a sweep, while the steps above look at what they got: it may be all they want.
@@ -140,6 +160,8 @@ impl Reading {
             let Some(pulling) = self.pull.take() else { break };
             let pulled = pulling.await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?;
             self.ready = pulled.batches;
+            let ready: usize = self.ready.iter().map(RecordBatch::get_array_memory_size).sum();
+            self.read.memory.try_resize(self.held + ready).map_err(|e| self.read.scope.fail(e.into()))?;
             match pulled.rest {
                 Rest::End => {}
                 Rest::Failed(e) => return Err(self.read.scope.fail(e.into())),
@@ -147,6 +169,7 @@ impl Reading {
                 Rest::More(rows) => self.pull(rows, BATCHES_PER_PULL),
             }
         }
+        self.read.memory.free();
         self.read.counted.baseline.done();
         Ok(None)
     }

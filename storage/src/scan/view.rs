@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use model::{Epoch, LogIndex, TableId};
+use model::{ColumnKind, ColumnType, Epoch, LogIndex, TableId};
 
 use super::{KeyFilter, Rows, ScanColumn, ScanRequest, within};
 use crate::last_rows::{self, LastRows};
@@ -177,6 +177,35 @@ impl View {
         files + in_memory.filter(|rows| rows.may_match(&request)).map(|rows| rows.rows() as u64).sum::<u64>()
     }
 
+    /// About how many bytes [`scan`](View::scan) holds besides the batches that it has given, from statistics alone: the order
+    /// of what is in memory, and a batch of each source of the largest group that is merged. Nothing for a request that a
+    /// scan refuses.
+    pub fn scan_bytes(&self, request: &ScanRequest) -> usize {
+        let Ok(request) = self.visible(request) else { return 0 };
+        let width = row_bytes(&for_merge(&request));
+        let mut files: Vec<&Arc<FileMeta>> = self.files_for(&request).collect();
+        files.sort_by(|a, b| a.min_key.cmp(&b.min_key));
+        let batch = |rows: usize| rows.min(request.batch_rows).saturating_mul(width);
+        let (mut largest, mut group, mut reach): (usize, usize, &[u8]) = (0, 0, &[]);
+        for file in files {
+            if *file.min_key > *reach {
+                group = 0;
+            }
+            group += batch(file.rows as usize);
+            reach = reach.max(&file.max_key);
+            largest = largest.max(group);
+        }
+        let in_memory = self.in_memory(request.table.id).filter(|rows| rows.may_match(&request));
+        largest + in_memory.map(|rows| rows.order_bytes(&request) + batch(rows.rows())).sum::<usize>()
+    }
+
+    /// About how many bytes [`latest`](View::latest) holds and gives.
+    pub fn latest_bytes(&self, request: &ScanRequest) -> usize {
+        let known = self.last_rows.get(&request.table.id).map_or(0, |known| known.bytes());
+        // What it reads and what it gives.
+        2 * known + self.in_memory(request.table.id).map(|rows| rows.order_bytes(request)).sum::<usize>()
+    }
+
     /// The request without the rows that retention hides. Refused if rows may have columns that its schema does not know: of
     /// a tag, it would take two series for one; of a field, `SELECT *` would lack what was acknowledged before it was asked.
     pub(super) fn visible(&self, request: &ScanRequest) -> Result<ScanRequest> {
@@ -259,6 +288,20 @@ fn read_group(mut group: Vec<Part>, parquet: &ParquetFiles, request: &ScanReques
     let request = request.clone();
     let rows = merge(&whole.table, &whole.projection, sources, request.batch_rows);
     Ok(Box::new(rows.map(move |batch| project(&batch?, &whole, &request))))
+}
+
+/// About how many bytes a row of these columns takes.
+fn row_bytes(request: &ScanRequest) -> usize {
+    const NUMBER_BYTES: usize = 8;
+    const TEXT_BYTES: usize = 32;
+    let bytes = |column: &ScanColumn| match column {
+        ScanColumn::Time => NUMBER_BYTES,
+        ScanColumn::Column(id) => match request.table.column_by_id(*id).map(|column| column.kind) {
+            Some(ColumnKind::Field(kind)) if kind != ColumnType::Str => NUMBER_BYTES,
+            _ => TEXT_BYTES,
+        },
+    };
+    request.projection.iter().map(bytes).sum()
 }
 
 /// The request with the columns that merging needs: time, all tags, and of the fields those that were asked for.
