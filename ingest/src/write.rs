@@ -4,6 +4,7 @@
 //! while nothing is stored. The answer is made of [`Applied`](cluster::Applied) values only: what has none is unknown, and
 //! unknown beats refused. A body is atomic per shard, as far as its part fits one entry of the log; cluster cuts larger ones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cluster::shard_map::ShardRange;
 use cluster::{Outcome, RetryWindow, ShardMap, WritePart};
-use model::{DatabaseSchema, ErrorKind, ShardId, Timestamp};
+use model::schema::DEFAULT_ROUTING_TAG;
+use model::{DatabaseId, DatabaseSchema, ErrorKind, ShardId, Timestamp};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::Ingest;
@@ -41,6 +43,9 @@ const LARGE_BODY_BYTES: usize = 4 << 20;
 /// Times that new columns are asked for: should others keep changing the same tables meanwhile, the request gives up.
 const AGREEMENTS: usize = 4;
 
+/// The number of no database: they begin with 1.
+const NO_DATABASE: DatabaseId = DatabaseId(0);
+
 /// Times that rows are routed: again by the map that made the one before stale.
 const ROUTES: usize = 4;
 
@@ -55,17 +60,15 @@ impl Ingest {
         let started = Instant::now();
         let arrived = (self.options.clock)();
         let origin = key.map(|key| origin_of(request, key, &body));
+        if let Some(refused) = self.refused_before_it_is_there(request, &body, arrived).await {
+            return Ok(refused);
+        }
         let database = self.database(&request.database).await?;
         let mut rows = Rows::All;
         for _ in 0..ROUTES {
             let parsed = self.parse_agreed(request, &database, &body, arrived).await?;
-            let mut written = Written {
-                arrived,
-                lines: (parsed.rows + parsed.refused_lines) as u64,
-                refused_lines: parsed.refused_lines as u64,
-                refused: parsed.refused,
-                stored: false,
-            };
+            let rows_parsed = parsed.rows;
+            let mut written = nothing_stored(arrived, &parsed);
             if written.refused_lines > 0 && !request.accept_partial {
                 return match &rows {
                     Rows::All => Ok(written),
@@ -75,7 +78,7 @@ impl Ingest {
             }
             let changed = self.propose(parsed.batches, &rows, origin, arrived).await?;
             if changed.is_empty() {
-                written.stored = parsed.rows > 0;
+                written.stored = rows_parsed > 0;
                 self.metrics.observe(started.elapsed());
                 return Ok(written);
             }
@@ -86,6 +89,23 @@ impl Ingest {
         }
         let Rows::In(changed) = rows else { unreachable!("all rows are routed the first time") };
         Err(Error::Moving { shard: changed[0].shard })
+    }
+
+    /// What is said of a body of which nothing would be stored in a database that is not there: it does not come to be by that.
+    async fn refused_before_it_is_there(self: &Arc<Self>, request: &WriteRequest, body: &Bytes, arrived: Timestamp) -> Option<Written> {
+        if !self.options.auto_create_databases || self.cluster.catalog().database(&request.database).is_some() {
+            return None;
+        }
+        let empty = DatabaseSchema {
+            id: NO_DATABASE,
+            name: request.database.as_str().into(),
+            routing_tag: DEFAULT_ROUTING_TAG.into(),
+            retention_ns: None,
+            tables: BTreeMap::new(),
+        };
+        let parsed = self.parse(request, &Arc::new(empty), body, arrived).await;
+        let decided = parsed.refused_lines > 0 && (parsed.needs.is_empty() || !request.accept_partial);
+        decided.then(|| nothing_stored(arrived, &parsed))
     }
 
     /// The database as it is agreed now; created where it is not there and may be.
@@ -193,6 +213,17 @@ impl Ingest {
             Outcome::WrongRange { .. } => Ok(Kept::Elsewhere),
             Outcome::Done | Outcome::Ignored => unreachable!("a write is stored or its range is wrong"),
         }
+    }
+}
+
+/// What is said of a body until something of it is stored.
+fn nothing_stored(arrived: Timestamp, parsed: &Parsed) -> Written {
+    Written {
+        arrived,
+        lines: (parsed.rows + parsed.refused_lines) as u64,
+        refused_lines: parsed.refused_lines as u64,
+        refused: parsed.refused.clone(),
+        stored: false,
     }
 }
 

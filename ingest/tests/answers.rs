@@ -170,6 +170,24 @@ async fn an_unknown_database_is_created_or_is_a_404() {
 }
 
 #[tokio::test]
+async fn a_write_of_which_nothing_is_stored_leaves_no_database_behind() {
+    let node = Node::start().await;
+    for (endpoint, body) in [
+        ("/write?db=d", "cpu"),
+        ("/api/v2/write?bucket=d", "cpu v=bad\ncpu v=x"),
+        ("/api/v3/write_lp?db=d", "cpu v="),
+        ("/api/v3/write_lp?db=d&accept_partial=false", "cpu v=1\ncpu v=bad"),
+    ] {
+        let answer = node.write(endpoint, body).await;
+        assert_eq!(answer.status, 400, "{endpoint}");
+        assert!(node.cluster.catalog().databases.is_empty(), "{endpoint}");
+    }
+    let answer = node.write("/api/v3/write_lp?db=d", "cpu v=1\ncpu v=bad").await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(node.rows("d", "cpu").await.len(), 1);
+}
+
+#[tokio::test]
 async fn bad_parameters_are_named() {
     let node = Node::start().await;
     let answer = node.write("/api/v2/write?bucket=d&precision=d", "cpu v=1").await;
