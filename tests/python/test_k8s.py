@@ -159,6 +159,26 @@ def test_settings_are_accepted_and_fit_the_pods(objects, tmp_path):
             if isinstance(value, str) and value.startswith("/etc/alluvium/"):
                 assert value in secret_files and any(value.startswith(mount) for mount in mounts), f"{name} = {value}"
         assert any(effective["data_dir"].startswith(mount) for mount in mounts)
+        memory = one["resources"]["limits"]["memory"]
+        assert 2 * size(effective["query_memory_bytes"]) <= size(memory), f"queries of {workload['metadata']['name']} may take {memory}"
+        for volume in template(workload)["spec"]["volumes"]:
+            if "emptyDir" in volume and volume["name"] == "data":
+                assert size(effective["query_spill_bytes"]) < size(volume["emptyDir"]["sizeLimit"])
+
+
+def size(text):
+    """Bytes of 1Gi, 512MiB or a number."""
+    digits = "".join(c for c in str(text) if c.isdigit())
+    unit = str(text)[len(digits):].strip().removesuffix("B").removesuffix("i")
+    return int(digits) * 1024 ** ["", "K", "M", "G", "T"].index(unit)
+
+
+def test_services_speak_what_the_pods_do(objects):
+    [settings] = of_kind(objects, "ConfigMap")
+    wanted = "https" if "tls_cert" in tomllib.loads(settings["data"]["alluvium.toml"]) else "http"
+    for service in of_kind(objects, "Service"):
+        for port in service["spec"]["ports"]:
+            assert port.get("appProtocol", wanted) == wanted, service["metadata"]["name"]
 
 
 def test_commands_in_pods_exist(objects):
