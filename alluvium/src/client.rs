@@ -47,6 +47,8 @@ pub struct Client {
     base: String,
     /// The database that requests are about.
     pub db: String,
+    /// How long SQL may take, if not as long as the server gives it.
+    pub timeout: Option<Duration>,
     token: Option<String>,
 }
 
@@ -117,7 +119,7 @@ impl Client {
         let base = base_of(&args.url)?;
         let trusted = if base.starts_with("https:") { Some(tls::trust(args.ca_file.as_deref())?) } else { None };
         let http = HyperClient::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(Connector::new(trusted));
-        Ok(Client { http, base, db: args.db.clone(), token: args.token.clone() })
+        Ok(Client { http, base, db: args.db.clone(), timeout: None, token: args.token.clone() })
     }
 
     /// The server's address, as shown to people.
@@ -154,7 +156,9 @@ impl Client {
 
     /// Sends SQL; the answer's body is the rows in `format`.
     pub async fn sql(&self, sql: &str, format: &str) -> Result<Response<Incoming>, Error> {
-        let parameters = [("db", self.db.as_str()), ("format", format)];
+        // What is empty counts as absent.
+        let timeout = self.timeout.map(|timeout| format!("{}ms", timeout.as_millis().max(1))).unwrap_or_default();
+        let parameters = [("db", self.db.as_str()), ("format", format), ("timeout", &timeout)];
         // Figures of a long answer come after its rows, to those who say that they read them.
         let headers = [("content-type", "application/sql"), ("te", "trailers")];
         self.send(Method::POST, "/sql", &parameters, &headers, sql.to_owned()).await

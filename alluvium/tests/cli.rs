@@ -337,3 +337,15 @@ fn a_database_that_another_node_has_made_can_be_written_to_at_once() {
     let ran = second.ask(&["write", "--db", "nowhere", dir.path().join("lines").to_str().expect("a plain name")]);
     assert!(ran.code != 0 && ran.err.contains("nowhere"), "{ran:#?}");
 }
+
+#[test]
+fn a_query_may_be_given_its_time_at_the_command_line() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = RunningNode::start(dir.path(), &["--query-timeout", "1ms"]);
+    assert_eq!(node.ask(&["sql", "--timeout", "1m", "SELECT count(*) AS n FROM generate_series(1, 9)"]).done(), "n\n9\n");
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value < 0";
+    let ran = node.ask(&["sql", "--timeout", "50ms", endless]);
+    assert!(ran.code == 1 && ran.err.contains("408") && ran.err.contains("50ms"), "{ran:#?}");
+    // Upkeep takes as long as there is to do.
+    node.ask(&["sql", "FLUSH"]).done();
+}

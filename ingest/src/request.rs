@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use model::schema::{DEFAULT_DATABASE, check_name};
+use model::schema::{DEFAULT_DATABASE, check_name, is_reserved};
 
 use crate::error::{Error, cut};
 use crate::line_protocol::Precision;
@@ -49,9 +49,6 @@ pub struct WriteRequest {
     /// Whether good lines are stored when others are refused.
     pub accept_partial: bool,
 }
-
-/// Names that no database can have because SQL means something else by them.
-const RESERVED: [&str; 2] = ["system", "information_schema"];
 
 const PRECISIONS: &str = "use ns, us, ms, s, m, h, nanosecond, microsecond, millisecond, second or auto";
 
@@ -126,7 +123,7 @@ pub fn check_database_name(name: &str) -> Result<(), Error> {
         Err(other) => return Err(Error::Cluster(other.into())),
         Ok(()) => {}
     }
-    if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+    if is_reserved(name) {
         return Err(bad("is reserved"));
     }
     Ok(())

@@ -15,6 +15,8 @@ use crate::ids::{ColumnId, DatabaseId, TableId};
 pub const DEFAULT_ROUTING_TAG: &str = "device_id";
 /// The database of requests that name none.
 pub const DEFAULT_DATABASE: &str = "default";
+/// Names that SQL keeps for itself.
+const RESERVED: [&str; 2] = ["system", "information_schema"];
 /// Columns that a table may have; setting `max_columns_per_table`.
 pub const MAX_COLUMNS_PER_TABLE: usize = 1_000;
 /// Tables that a database may have; setting `max_tables_per_database`.
@@ -339,6 +341,11 @@ impl Catalog {
     pub fn table(&self, id: TableId) -> Option<(&Arc<DatabaseSchema>, &Arc<TableSchema>)> {
         self.databases.values().find_map(|d| d.tables.values().find(|t| t.id == id).map(|t| (d, t)))
     }
+}
+
+/// Whether no database may have this name, however it is written: SQL means something else by it.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
 /// Refuses names that no table, column or database may have: empty, too long, with control characters.

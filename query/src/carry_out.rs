@@ -2,40 +2,33 @@
 
 use std::sync::Arc;
 
+use model::schema::is_reserved;
 use model::{DatabaseSchema, TableId};
 
 use crate::Result;
-use crate::catalog::SYSTEM;
 use crate::command::{Command, TableName};
 use crate::distribute::calls;
 use crate::engine::Inner;
 use crate::error::Error;
 
-/// Schemas that exist beside the databases.
-const RESERVED: [&str; 2] = [SYSTEM, "information_schema"];
-
-/// Does it, and says in a few words what was done.
-pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) -> Result<String> {
+/// Does it, and says in a few words what was done. `only`: the one database that its sender may touch, if it is not all.
+pub(crate) async fn carry_out(command: Command, database: &str, only: Option<&Arc<str>>, engine: &Inner) -> Result<String> {
     let cluster = &engine.cluster;
     match command {
         Command::Flush { table } => {
-            let id = match &table {
-                Some(table) => Some(find_table(engine, database, table).await?),
-                None => None,
-            };
-            cluster.flush(id).await?;
+            for table in tables(engine, database, only, table.as_ref()).await? {
+                cluster.flush(table).await?;
+            }
             Ok("flushed".to_owned())
         }
         Command::Compact { table } => {
-            let id = match &table {
-                Some(table) => Some(find_table(engine, database, table).await?),
-                None => None,
-            };
-            cluster.compact(id).await?;
+            for table in tables(engine, database, only, table.as_ref()).await? {
+                cluster.compact(table).await?;
+            }
             Ok("compacted".to_owned())
         }
         Command::CreateDatabase { name, if_not_exists, routing_tag, retention_ns } => {
-            if RESERVED.contains(&name.as_str()) {
+            if is_reserved(&name) {
                 return Err(Error::sql(format!("the name {name} is reserved")));
             }
             if cluster.catalog().database(&name).is_some() {
@@ -78,6 +71,15 @@ pub(crate) async fn carry_out(command: Command, database: &str, engine: &Inner) 
         }
         Command::Show { .. } => unreachable!("SHOW is planned as a query"),
     }
+}
+
+/// The tables that are meant, `None` for all: the one that is named, else all that the sender may touch.
+async fn tables(engine: &Inner, database: &str, only: Option<&Arc<str>>, named: Option<&TableName>) -> Result<Vec<Option<TableId>>> {
+    Ok(match (named, only) {
+        (Some(table), _) => vec![Some(find_table(engine, database, table).await?)],
+        (None, None) => vec![None],
+        (None, Some(only)) => find_database(engine, only).await?.tables.values().map(|table| Some(table.id)).collect(),
+    })
 }
 
 /// Another node may have made it just now, so what is not known here is asked for once more.

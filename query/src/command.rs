@@ -92,6 +92,12 @@ impl Command {
     }
 }
 
+/// Whether the text begins with a command that takes as long as there is to do.
+pub(crate) fn is_upkeep(sql: &str) -> bool {
+    let word = sql.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    ["FLUSH", "COMPACT"].iter().any(|name| word.eq_ignore_ascii_case(name))
+}
+
 /// The command that the tokens say; `None` where they are for DataFusion.
 pub(crate) fn parse(tokens: &[TokenWithSpan], database: &str) -> Result<Option<Command>> {
     let mut words = Words { tokens, at: 0 };

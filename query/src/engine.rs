@@ -22,6 +22,7 @@ use tracing::Instrument;
 
 use crate::Result;
 use crate::answer::{Answer, Task, WAITING_BATCHES, overdue};
+use crate::command;
 use crate::distribute::visits::Visits;
 use crate::distribute::whole::WentWhole;
 use crate::distribute::{self, PeerService, Worker};
@@ -48,7 +49,7 @@ pub struct QueryOptions {
     pub spill_dir: PathBuf,
     /// Bytes that may be spilled.
     pub spill_bytes: u64,
-    /// Time that a query has if it does not say.
+    /// Time that a query has if it does not say; `FLUSH` and `COMPACT` have `max_timeout` then.
     pub default_timeout: Duration,
     /// Time that a query may ask for at most.
     pub max_timeout: Duration,
@@ -256,7 +257,11 @@ impl Engine {
     async fn start(&self, database: &str, sql: &str, options: RunOptions, now: Timestamp, reach: Reach) -> Result<Answer> {
         let engine = self.inner.clone();
         let started = Instant::now();
-        let timeout = options.timeout.unwrap_or(engine.options.default_timeout).min(engine.options.max_timeout);
+        let timeout = match options.timeout {
+            Some(asked) => asked.min(engine.options.max_timeout),
+            None if command::is_upkeep(sql) => engine.options.max_timeout,
+            None => engine.options.default_timeout,
+        };
         let asked = Asked { database, sql, token: options.access.name(), started: now, timeout };
         let ticket = engine.running.admit(asked).inspect_err(|_| {
             self.inner.metrics.refused.inc();

@@ -329,7 +329,7 @@ impl Question {
                 let (permission, database) = command.needs(&self.database);
                 access.check(permission, database)?;
                 acts.store(true, Ordering::Relaxed);
-                said(carry_out(command, &self.database, &self.engine).await?).map(Rows::from)
+                said(carry_out(command, &self.database, access.only_database(), &self.engine).await?).map(Rows::from)
             }
         }
     }

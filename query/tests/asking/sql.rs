@@ -172,3 +172,13 @@ fn a_script_is_read_step_by_step() {
         ]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_database_has_a_name_that_sql_keeps_for_itself_however_it_is_written() {
+    let node = Node::start().await;
+    for name in ["system", "System", "INFORMATION_SCHEMA"] {
+        let e = node.csv(&format!("CREATE DATABASE {name}"), RunOptions::default()).await.unwrap_err();
+        assert!(e.to_string().contains("reserved"), "{name}: {e}");
+    }
+    node.cluster.shutdown().await;
+}

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 pub(super) use self::ask::{Look, ask};
 use crate::client::{Client, ServerArgs};
+use crate::config::Span;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  alluvium sql 'SELECT * FROM phone LIMIT 5'\n  \
@@ -24,6 +25,10 @@ pub(super) struct SqlArgs {
     /// How rows are printed [default: table on a terminal, csv otherwise]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
+
+    /// How long each query may take [default: as long as the server gives it]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
 
     #[command(flatten)]
     server: ServerArgs,
@@ -62,7 +67,8 @@ impl Format {
 pub(super) fn run(args: SqlArgs) -> anyhow::Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let format = args.format.unwrap_or(if terminal { Format::Table } else { Format::Csv });
-    let client = Client::new(&args.server)?;
+    let mut client = Client::new(&args.server)?;
+    client.timeout = args.timeout.map(|timeout| timeout.0);
     let runtime = super::client_runtime()?;
     let script = match args.query {
         Some(query) => query,
