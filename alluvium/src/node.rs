@@ -20,10 +20,14 @@ use std::time::{Duration, Instant, SystemTime};
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::any;
+use axum::{Extension, Router};
 use cluster::peer::{PeerDoor, PeerSecurity};
 use cluster::{Clock, Cluster, ClusterOptions, PeerOptions, Token};
-use ingest::{Ingest, IngestOptions};
+use http::StatusCode;
+use ingest::{Ingest, IngestOptions, RequestId};
 use model::Timestamp;
 use prometheus_client::registry::Registry;
 use query::{Engine, QueryOptions, RunOptions, Sources};
@@ -34,6 +38,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{self, Loaded, Settings};
 use crate::listen::peers::PeerPort;
+use crate::listen::routes::FLIGHT;
 use crate::listen::{self, Doors, Gate, Hosts, Limits};
 use crate::shards::ShardFigures;
 use crate::tls::{self, Tls};
@@ -402,6 +407,22 @@ pub fn router(
         .merge(telemetry::router(registry))
         .merge(tokens::http::router(cluster.clone(), clock, has_admin))
         .merge(operate::http::router(cluster))
+        .route("/", any(later))
+        .route(&format!("{FLIGHT}{{call}}"), any(later))
+        .method_not_allowed_fallback(other_method)
+        .fallback(nowhere)
+}
+
+async fn later(Extension(id): Extension<RequestId>, request: Request) -> Response {
+    listen::refusal(StatusCode::NOT_IMPLEMENTED, &format!("{} is not available yet", request.uri().path()), id)
+}
+
+async fn other_method(Extension(id): Extension<RequestId>, request: Request) -> Response {
+    listen::refusal(StatusCode::METHOD_NOT_ALLOWED, &format!("{} does not answer {}", request.uri().path(), request.method()), id)
+}
+
+async fn nowhere(Extension(id): Extension<RequestId>, request: Request) -> Response {
+    listen::refusal(StatusCode::NOT_FOUND, &format!("there is nothing at {}", request.uri().path()), id)
 }
 
 /// Wires ingest and query to the shards and to the accept loop.

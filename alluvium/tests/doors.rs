@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::listen::routes::{Needs, ROUTES};
+use alluvium::listen::routes::{Needs, ROUTES, find};
 use cluster::{Clock, Cluster, ClusterOptions};
 use ingest::{Ingest, IngestOptions};
 use model::Timestamp;
@@ -232,6 +232,8 @@ fn nobody_listens_beyond_loopback_without_a_token() {
     assert!(!data_dir.exists(), "nothing is made by a start that is refused");
     let short = alluvium(&start).env("ALLUVIUM_ADMIN_TOKEN", "guess").output().expect("the program starts");
     assert!(String::from_utf8_lossy(&short.stderr).contains("fewer than 16 letters"));
+    let named = alluvium(&start).env("ALLUVIUM_ADMIN_TOKEN", format!("root:{ROOT}")).output().expect("the program starts");
+    assert!(String::from_utf8_lossy(&named.stderr).contains("':'"), "{named:?}");
     let node = RunningNode::start(&data_dir, &["--admin-token", ROOT]);
     let shown = node.ask(&["sql", "SELECT value FROM system.settings WHERE name = 'admin_token'", "--token", ROOT]).done();
     assert_eq!(shown, "value\n***\n");
@@ -271,6 +273,41 @@ async fn every_route_of_the_router_has_a_rule() {
     let paths: Vec<&str> = drawn.split('"').filter(|text| text.starts_with('/') && !text.starts_with("/{*__private")).collect();
     assert!(paths.contains(&"/sql") && paths.contains(&"/metrics"), "axum tells its paths in another way: {drawn}");
     for path in paths {
-        assert!(ROUTES.iter().any(|(listed, _)| *listed == path), "{path} is answered but listed in no rule (listen/routes.rs)");
+        assert!(find(path).is_some(), "{path} is answered but listed in no rule (listen/routes.rs)");
     }
+}
+
+#[test]
+fn what_is_not_there_says_so_in_the_words_of_every_other_error() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let node = start(&dir);
+    for (method, path, query, status) in [
+        ("GET", "/nothing", "", 404),
+        ("GET", "/", "", 501),
+        ("POST", "/arrow.flight.protocol.FlightService/DoGet", "", 501),
+        ("PUT", "/write", "db=home", 405),
+        ("DELETE", "/metrics", "", 405),
+        ("DELETE", "/api/v3/configure/database", "", 400),
+    ] {
+        let answer = ask(&node, method, path, query, "", Some(ROOT));
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+        let body = answer.text.rsplit("\r\n\r\n").next().expect("a body");
+        for key in ["\"code\":", "\"message\":", "\"error\":", "\"line\":", "\"errorId\":", "\"data\":"] {
+            assert!(body.starts_with('{') && body.contains(key), "{method} {path} lacks {key}: {}", answer.text);
+        }
+    }
+    assert_eq!(ask(&node, "GET", "/ping", "verbose=1&verbose=0", "", None).status, 204);
+}
+
+#[test]
+fn a_token_of_one_database_reads_no_statement_of_others() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let node = start(&dir);
+    let token = create(&node, "reader", "read", Some("home"));
+    assert_eq!(ask(&node, "POST", "/sql", "db=home", "SELECT v FROM other.n", Some(ROOT)).status, 200);
+    assert_eq!(ask(&node, "POST", "/sql", "db=home", "SELECT v AS mine FROM m", Some(&token)).status, 200);
+    let seen = ask(&node, "POST", "/sql", "db=home&format=csv", "SELECT database, sql FROM system.queries", Some(&token));
+    assert!(seen.text.contains("home,SELECT v AS mine FROM m") && !seen.text.contains("other.n"), "{}", seen.text);
+    let all = ask(&node, "POST", "/sql", "db=home&format=csv", "SELECT database, sql FROM system.queries", Some(ROOT));
+    assert!(all.text.contains("SELECT v FROM other.n") && all.text.contains("AS mine"), "{}", all.text);
 }

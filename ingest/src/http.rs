@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -258,15 +258,16 @@ where
     }));
 }
 
-#[derive(Deserialize)]
-struct Ping {
-    verbose: Option<String>,
+/// The last value of a parameter; empty where it is absent.
+fn parameter(query: Option<&str>, name: &str) -> String {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(|(n, _)| n == name).last().map_or_else(String::new, |(_, value)| value.into_owned())
 }
 
-async fn ping(Query(ping): Query<Ping>) -> Response {
-    match ping.verbose.as_deref() {
-        None | Some("" | "0" | "false") => StatusCode::NO_CONTENT.into_response(),
-        Some(_) => json_value(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")})),
+async fn ping(RawQuery(query): RawQuery) -> Response {
+    match parameter(query.as_deref(), "verbose").as_str() {
+        "" | "0" | "false" => StatusCode::NO_CONTENT.into_response(),
+        _ => json_value(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")})),
     }
 }
 
@@ -431,17 +432,17 @@ async fn list_databases(State(ingest): State<Arc<Ingest>>, request: Request) -> 
     json_value(StatusCode::OK, &Value::Array(names))
 }
 
-#[derive(Deserialize)]
-struct OldDatabase {
-    db: String,
-}
-
-async fn drop_database(State(ingest): State<Arc<Ingest>>, Query(old): Query<OldDatabase>, request: Request) -> Response {
+async fn drop_database(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
     let id = request.extensions().get().copied().unwrap_or_else(|| ingest.request_ids.next());
-    if let Some(Err(forbidden)) = request.extensions().get().map(|a: &Access| a.check(Permission::Admin, Some(&old.db))) {
+    let old = parameter(request.uri().query(), "db");
+    if old.is_empty() {
+        let error = Error::BadParameter { name: "db", value: old, allowed: "name the database to drop" };
+        return refusal(Dialect::InfluxV3, &error, id);
+    }
+    if let Some(Err(forbidden)) = request.extensions().get().map(|a: &Access| a.check(Permission::Admin, Some(&old))) {
         return refusal(Dialect::InfluxV3, &forbidden.into(), id);
     }
-    match ingest.cluster.drop_database(&old.db).await {
+    match ingest.cluster.drop_database(&old).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(error) => refusal(Dialect::InfluxV3, &error.into(), id),
     }

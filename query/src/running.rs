@@ -71,6 +71,9 @@ pub(crate) struct Seen {
     pub rows_scanned: u64,
     pub shards: u64,
     pub error: Option<String>,
+    /// The name of the token that asked; nobody's in what an older program tells.
+    #[serde(default)]
+    pub token: Option<String>,
 }
 
 impl Entry {
@@ -86,7 +89,15 @@ impl Entry {
             rows_scanned: self.figures.rows_scanned.load(Ordering::Relaxed),
             shards: self.figures.shards.load(Ordering::Relaxed),
             error,
+            token: Some(self.token.clone()),
         }
+    }
+}
+
+impl Seen {
+    /// The query as another token may see it: a statement can name what that may not.
+    pub(crate) fn without_words(self) -> Seen {
+        Seen { sql: String::new(), error: None, ..self }
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Scope {
     pub map: Arc<ShardMap>,
     /// The one database that the asker may see, if it is not all of them.
     pub only: Option<Arc<str>>,
+    /// The asker's token's name; empty where there is none.
+    pub asker: Arc<str>,
     /// The database of names that name none.
     pub database: Arc<str>,
     pub shortcuts: Shortcuts,
@@ -121,6 +123,7 @@ impl Scope {
             catalog,
             map: setting.map,
             only,
+            asker: options.access.name().into(),
             database: setting.database,
             shortcuts: options.shortcuts,
             partial: options.partial,
@@ -147,6 +150,7 @@ impl Scope {
             catalog: cluster.catalog(),
             map: cluster.shard_map(),
             only: None,
+            asker: "".into(),
             database: head.database.clone(),
             shortcuts: head.shortcuts,
             partial: Partial::Refuse,

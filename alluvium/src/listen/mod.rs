@@ -282,6 +282,7 @@ fn said(status: StatusCode, dialect: Dialect, message: &str, id: RequestId) -> R
         StatusCode::UNAUTHORIZED => "unauthorized",
         StatusCode::FORBIDDEN => "forbidden",
         StatusCode::NOT_FOUND => "not found",
+        StatusCode::METHOD_NOT_ALLOWED => "method not allowed",
         StatusCode::CONFLICT => "conflict",
         StatusCode::NOT_IMPLEMENTED => "not implemented",
         StatusCode::SERVICE_UNAVAILABLE => "unavailable",

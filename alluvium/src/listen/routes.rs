@@ -14,7 +14,10 @@ pub enum Needs {
     AdminOfAll,
 }
 
-/// All paths.
+/// Where calls of Arrow Flight go; each has a path of its own.
+pub const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
+
+/// All paths, but for the calls of [`FLIGHT`].
 pub const ROUTES: [(&str, Needs); 20] = [
     ("/write", Needs::Token),
     ("/api/v2/write", Needs::Token),
@@ -41,5 +44,6 @@ pub const ROUTES: [(&str, Needs); 20] = [
 
 /// The path as it is listed, and what it needs.
 pub fn find(path: &str) -> Option<(&'static str, Needs)> {
-    ROUTES.into_iter().find(|(listed, _)| *listed == path)
+    let flight = || path.starts_with(FLIGHT).then_some((FLIGHT, Needs::Nothing));
+    ROUTES.into_iter().find(|(listed, _)| *listed == path).or_else(flight)
 }

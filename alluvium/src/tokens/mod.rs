@@ -49,6 +49,12 @@ pub enum Error {
         /// Where it comes from.
         from: String,
     },
+    /// A token that no request can show: what stands before `:` is taken for a user's name.
+    #[error("the admin token of {from} has a ':', which no request can show: take letters and digits only")]
+    Colon {
+        /// Where it comes from.
+        from: String,
+    },
     /// Both ways at once, with two tokens.
     #[error("ALLUVIUM_ADMIN_TOKEN and --admin-token-file give different tokens: which one is meant?")]
     Two,
@@ -76,6 +82,9 @@ pub fn from_outside(settings: &Settings, now: Timestamp) -> Result<Option<Token>
         secret = text.trim().to_owned();
     } else if given.is_empty() {
         return Ok(None);
+    }
+    if secret.contains(':') {
+        return Err(Error::Colon { from });
     }
     match secret.len() >= SHORTEST {
         true => Ok(Some(Token::admin(OUTSIDE, TokenHash::of(&secret), now))),

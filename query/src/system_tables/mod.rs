@@ -16,6 +16,7 @@ use futures::future::join_all;
 
 use crate::distribute::calls;
 use crate::engine::Inner;
+use crate::running::Seen;
 use crate::scope::Scope;
 use crate::sources::Node;
 
@@ -39,7 +40,15 @@ pub(crate) async fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<O
         "queries" => {
             let mut queries = vec![(engine.cluster.this_node().name.clone(), engine.running.seen())];
             queries.extend(calls::queries(&engine.cluster).await);
-            queries.iter_mut().for_each(|(_, queries)| queries.retain(|query| scope.sees(&query.database)));
+            // Of a database's queries, whoever may see only that sees the words of its own: others may name more in theirs.
+            let hidden = |query: Seen| match scope.only.is_none() || query.token.as_deref() == Some(&*scope.asker) {
+                true => query,
+                false => query.without_words(),
+            };
+            for (_, queries) in &mut queries {
+                let seen = std::mem::take(queries).into_iter().filter(|query| scope.sees(&query.database));
+                *queries = seen.map(hidden).collect();
+            }
             columns::queries(&queries)
         }
         "moves" => {
