@@ -210,9 +210,16 @@ impl From<DataFusionError> for Error {
         if let Some(ours) = our_own(&e) {
             return ours;
         }
-        // A node that worked on the query has told it, whatever DataFusion put around it.
-        if let Some(told) = Told::find(&e.to_string()) {
-            return told.error();
+        if may_be_told(&e) {
+            let text = e.to_string();
+            // A node that worked on the query has told it, whatever DataFusion put around it.
+            if let Some(told) = Told::find(&text) {
+                return told.error();
+            }
+            // A stage whose plan never came, because whoever was to send it is gone or busy.
+            if text.contains("execute_task timed-out") {
+                return Error::Lost { node: None, why: "a node waited in vain for its part of the plan".to_owned() };
+            }
         }
         let place = place_of(&e);
         // Arrow's own readers and writers carry the spill disk's errors as text.
@@ -232,6 +239,19 @@ impl From<DataFusionError> for Error {
             DataFusionError::ExecutionJoin(source) => Error::Engine { message: source.to_string() },
             root => Error::Sql { message: first_line(&root.strip_backtrace()), place },
         }
+    }
+}
+
+/// Whether an error may have come from another node; those that quote the statement come from here.
+fn may_be_told(e: &DataFusionError) -> bool {
+    match e.find_root() {
+        DataFusionError::Plan(_)
+        | DataFusionError::SQL(..)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Configuration(_) => false,
+        DataFusionError::ArrowError(source, _) => matches!(source.as_ref(), ArrowError::ExternalError(_)),
+        _ => true,
     }
 }
 
@@ -313,6 +333,15 @@ mod tests {
         let message = "sql parser error: Expected: end of statement, found: x at Line: 3, Column: 14\n\nbacktrace";
         assert_eq!(place_in(message), Some(Place { line: 3, column: 14 }));
         assert_eq!(place_in("no place here"), None);
+    }
+
+    #[test]
+    fn what_a_statement_quotes_is_no_word_of_a_peer() {
+        let told = Told::of(&Error::Later { why: "full".to_owned() }).text();
+        assert!(matches!(Error::from(DataFusionError::Plan(format!("no function {told}"))), Error::Sql { .. }));
+        assert!(matches!(Error::from(DataFusionError::Execution(told)), Error::Later { .. }));
+        let late = "Worker::execute_task timed-out while waiting for the plan to be set by the coordinator. (deadline has elapsed)";
+        assert!(matches!(Error::from(DataFusionError::Execution(late.to_owned())), Error::Lost { node: None, .. }));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension};
 use datafusion_proto::protobuf::PhysicalExprNode;
-use model::{ColumnId, Epoch, NodeId, ShardId, TableId};
+use model::{ColumnId, ColumnKind, Epoch, NodeId, ShardId, TableId};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use storage::scan::Sweep;
@@ -103,6 +103,10 @@ impl Leaf {
         let projection: Vec<ScanColumn> = self.columns.into_iter().map(|c| c.map_or(ScanColumn::Time, ScanColumn::Column)).collect();
         let schema = schema_of(&table, &projection)
             .ok_or_else(|| Error::Engine { message: format!("a peer asks for columns that table {} lacks", self.name) })?;
+        let is_tag = |id: &ColumnId| table.column_by_id(*id).is_some_and(|column| matches!(column.kind, ColumnKind::Tag { .. }));
+        if !self.tags.iter().all(|(column, _)| is_tag(column)) {
+            return Err(Error::Engine { message: format!("a peer asks for tags that table {} lacks", self.name) });
+        }
         if self.partitions < self.shards.len() {
             return Err(Error::Engine { message: "a peer's scan has more shards than partitions".to_owned() });
         }
