@@ -104,7 +104,7 @@ impl Node {
             }),
         };
         let engine = Engine::new(cluster.clone(), options, sources).unwrap();
-        Node { engine, cluster, now, origin: made.seed.into(), sequence: AtomicU64::new(0), dir: dir }
+        Node { engine, cluster, now, origin: made.seed.into(), sequence: AtomicU64::new(0), dir }
     }
 
     /// The Parquet files of a table on its disk, live or not.

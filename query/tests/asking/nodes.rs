@@ -338,6 +338,32 @@ async fn a_lost_leader_costs_one_more_attempt_and_no_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_lost_after_the_first_row_ends_the_answer_with_an_error() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 1).await;
+    fleet.node(3).write(&(0..3_000).map(|i| format!("phone,device_id=p1 v={i} {i}\n")).collect::<String>()).await;
+    let pairs = "SELECT a.v, b.v AS w FROM phone a, phone b WHERE a.device_id = 'p1' AND b.device_id = 'p1'";
+    let cluster = fleet.node(3).cluster.clone();
+    let database = cluster.catalog().database("default").unwrap().id;
+    let shard = cluster.shard_map().range_of(routing_hash_of_tag(database, "p1")).shard;
+    let gone = fleet.place(cluster.find_leader(shard).await.unwrap());
+    let mut answer = fleet.node(3).engine.run("default", pairs, RunOptions::default()).await.unwrap();
+    let mut rows = answer.next().await.unwrap().unwrap().num_rows();
+    fleet.kill(gone).await;
+    let e = loop {
+        match answer.next().await {
+            Some(Ok(batch)) => rows += batch.num_rows(),
+            Some(Err(e)) => break e,
+            None => panic!("{rows} of 9000000 rows were taken for the whole answer"),
+        }
+    };
+    assert_eq!(e.kind(), model::ErrorKind::TryAgain, "{e:?}");
+    assert!(answer.next().await.is_none());
+    drop(answer);
+    drop(cluster);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_is_gone_is_named_or_left_out_as_asked_and_never_missed() {
     let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 1).await;
     fleet.node(3).write(&phones()).await;
