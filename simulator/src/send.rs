@@ -26,6 +26,11 @@ use crate::latency::Latencies;
 use crate::ledger::{Answer, Check, Ledger, Verdict};
 use crate::read_back::check_line;
 
+/// With a rate a batch holds the lines of so many seconds at most: the rate is kept, not only its average.
+const BATCH_SECONDS: f64 = 0.1;
+/// Nothing waits longer for its turn.
+const LONGEST_PAUSE_S: f64 = 1e9;
+
 /// A question without an answer is asked again after so long.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -40,7 +45,7 @@ pub struct SendOptions {
     pub token: Option<String>,
     /// Whom connections to `https` addresses trust.
     pub tls: Option<Arc<ClientConfig>>,
-    /// Lines per request.
+    /// Lines per request; fewer where `rate` makes fewer in a tenth of a second.
     pub batch_lines: usize,
     /// Requests in flight.
     pub connections: usize,
@@ -220,16 +225,50 @@ pub async fn run(fleet: FleetOptions, options: SendOptions, progress: Arc<Progre
     Ok((report, ledger))
 }
 
+/// How many lines go out at a time, and when.
+struct Pace {
+    batch_lines: usize,
+    rate: Option<f64>,
+    duration: Option<Duration>,
+}
+
+impl Pace {
+    fn of(options: &SendOptions) -> Pace {
+        let most = options.rate.map_or(usize::MAX, |rate| (rate * BATCH_SECONDS) as usize);
+        Pace { batch_lines: options.batch_lines.min(most).max(1), rate: options.rate, duration: options.duration }
+    }
+
+    /// How long after the start the next batch goes out, once `made` lines are on their way.
+    fn due(&self, made: u64) -> Duration {
+        self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((made as f64 / rate).min(LONGEST_PAUSE_S)))
+    }
+
+    /// Whether no more points are made so long after the start.
+    fn is_over(&self, after: Duration) -> bool {
+        self.duration.is_some_and(|duration| after >= duration)
+    }
+}
+
 /// Fills batches from the fleet at the asked rate; gives the number of lines. Ends early when all senders have given up.
 async fn make_batches(run: &Run, mut fleet: Fleet, batches: mpsc::Sender<Batch>, started: Instant) -> u64 {
+    let pace = Pace::of(&run.options);
     let mut made = 0u64;
+    let mut finished = false;
     loop {
-        if run.options.duration.is_some_and(|d| started.elapsed() >= d) {
-            fleet.finish();
+        let mut due = pace.due(made);
+        if let Some(duration) = pace.duration.filter(|_| !finished) {
+            due = due.min(duration);
         }
-        let mut body = Vec::with_capacity(run.options.batch_lines * 256);
-        let mut lines: Vec<Sent> = Vec::with_capacity(run.options.batch_lines);
-        while lines.len() < run.options.batch_lines.max(1) {
+        tokio::time::sleep_until(started + due).await;
+        if !finished && pace.is_over(started.elapsed()) {
+            // What devices still hold back follows, no faster than the rest.
+            finished = true;
+            fleet.finish();
+            continue;
+        }
+        let mut body = Vec::with_capacity(pace.batch_lines * 256);
+        let mut lines: Vec<Sent> = Vec::with_capacity(pace.batch_lines);
+        while lines.len() < pace.batch_lines {
             match fleet.next_line(&mut body) {
                 Some(sent) => lines.push(sent),
                 None => break,
@@ -237,9 +276,6 @@ async fn make_batches(run: &Run, mut fleet: Fleet, batches: mpsc::Sender<Batch>,
         }
         if lines.is_empty() {
             return made;
-        }
-        if let Some(rate) = run.options.rate {
-            tokio::time::sleep_until(started + Duration::from_secs_f64(made as f64 / rate)).await;
         }
         let (start, end) = {
             let mut ledger = run.ledger.lock().expect("no sender panicked");
@@ -497,6 +533,40 @@ mod tests {
         assert_eq!(refused_lines(partial), Some(vec![2, 7]));
         assert_eq!(refused_lines(br#"{"error":"parsing failed for write_lp endpoint","data":[{"line_number":1}]}"#), None);
         assert_eq!(refused_lines(b"no json"), None);
+    }
+
+    #[test]
+    fn a_rate_is_kept_in_small_steps_and_ends_with_the_duration() {
+        let pace = |batch_lines, rate| {
+            let duration = Some(Duration::from_secs(2));
+            Pace::of(&SendOptions {
+                urls: Vec::new(),
+                database: String::new(),
+                token: None,
+                tls: None,
+                batch_lines,
+                connections: 1,
+                gzip: false,
+                rate,
+                duration,
+                patience: Duration::ZERO,
+            })
+        };
+        for (batch, rate, lines) in [
+            (5_000, None, 5_000),
+            (5_000, Some(100.0), 10),
+            (5, Some(100.0), 5),
+            (5_000, Some(0.5), 1),
+            (5_000, Some(1e6), 5_000),
+            (0, None, 1),
+        ] {
+            assert_eq!(pace(batch, rate).batch_lines, lines, "{batch} {rate:?}");
+        }
+        let slow = pace(5_000, Some(100.0));
+        assert_eq!((slow.due(0), slow.due(10), slow.due(200)), (Duration::ZERO, Duration::from_millis(100), Duration::from_secs(2)));
+        assert!(!slow.is_over(slow.due(190)) && slow.is_over(slow.due(200)));
+        assert_eq!(pace(5_000, None).due(1_000_000), Duration::ZERO);
+        assert_eq!(pace(1, Some(f64::MIN_POSITIVE)).due(1), Duration::from_secs_f64(LONGEST_PAUSE_S));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "N", conflicts_with = "duration")]
     points: Option<u64>,
 
-    /// How long to write, in real time
+    /// How long to make points, in real time; what devices still hold back then follows
     #[arg(long, value_name = "DURATION")]
     duration: Option<Span>,
 
@@ -54,7 +54,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "TIME", default_value = "2026-01-01T00:00:00Z", value_parser = start)]
     start: i64,
 
-    /// Lines per request
+    /// Lines per request; with --rate those of a tenth of a second at most
     #[arg(long, value_name = "LINES", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch: u32,
 
