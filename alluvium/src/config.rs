@@ -35,7 +35,7 @@ pub struct Settings {
     pub data_dir: PathBuf,
 
     /// Address for HTTP; port 0 picks a free one. Beyond loopback only with an access token
-    #[arg(long, env = "ALLUVIUM_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:2558")]
+    #[arg(long, env = "ALLUVIUM_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:2558", value_parser = address)]
     pub listen: String,
 
     /// Certificate for HTTPS, PEM; read again when it changes
@@ -111,7 +111,14 @@ pub struct Settings {
     pub replicas: Maybe<NonZeroU32>,
 
     /// Address for other nodes; opened only in a cluster
-    #[arg(long, env = "ALLUVIUM_RPC_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:2559", help_heading = "Cluster")]
+    #[arg(
+        long,
+        env = "ALLUVIUM_RPC_LISTEN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:2559",
+        help_heading = "Cluster",
+        value_parser = address
+    )]
     pub rpc_listen: String,
 
     /// How clients reach this node [default: where it listens]
@@ -178,7 +185,7 @@ pub struct Settings {
     pub log_format: LogFormat,
 
     /// What is logged, such as `debug` or `info,storage=debug`
-    #[arg(long, env = "ALLUVIUM_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "ALLUVIUM_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
     /// Whether a write to an unknown database creates it (otherwise it is a 404)
@@ -315,6 +322,22 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for Maybe<T> {
     }
 }
 
+/// Whether the text is written as `host:port`; whether the host has an address is seen when it is used.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn address(text: &str) -> Result<String, String> {
+    match is_address(text) {
+        true => Ok(text.to_owned()),
+        false => Err("no address; write it like 127.0.0.1:2558".to_owned()),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    crate::telemetry::filter(text).map(|_| text.to_owned())
+}
+
 /// Addresses, written as `host:port,host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses(pub Vec<String>);
@@ -324,7 +347,7 @@ impl FromStr for Addresses {
 
     fn from_str(text: &str) -> Result<Addresses, String> {
         let addresses: Vec<String> = text.split(',').map(str::trim).filter(|a| !a.is_empty()).map(str::to_owned).collect();
-        match addresses.iter().find(|a| !a.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())) {
+        match addresses.iter().find(|a| !is_address(a)) {
             Some(wrong) => Err(format!("'{wrong}' is no address; write it like storage-0:2559")),
             None => Ok(Addresses(addresses)),
         }
@@ -665,6 +688,25 @@ mod tests {
         assert!(error.contains("alluvium.toml") && error.contains("--shards"), "{error}");
         let error = load_with(&[], Some("[listen]\nport = 1")).unwrap_err().to_string();
         assert!(error.contains("'listen' is table"), "{error}");
+    }
+
+    #[test]
+    fn an_address_and_a_filter_that_no_node_starts_with_are_refused_here() {
+        for (wrong, says) in [
+            ("listen = \"nonsense\"", "'nonsense' for '--listen <HOST:PORT>': no address; write it like 127.0.0.1:2558"),
+            ("listen = 1", "'1' for '--listen <HOST:PORT>'"),
+            ("listen = \":2558\"", "':2558'"),
+            ("listen = \"127.0.0.1:99999\"", "'127.0.0.1:99999'"),
+            ("rpc_listen = \"x\"", "--rpc-listen"),
+            ("log = \"[\"", "'[' for '--log <FILTER>'"),
+        ] {
+            let error = load_with(&[], Some(wrong)).unwrap_err();
+            assert_eq!(error.code(), 2, "{wrong}");
+            assert!(error.to_string().contains(says) && error.to_string().contains("alluvium.toml"), "{wrong}: {error}");
+        }
+        for fine in ["listen = \"[::1]:0\"", "listen = \"localhost:2558\"", "log = \"info,storage=debug\"", "log = \"\""] {
+            assert!(load_with(&[], Some(fine)).is_ok(), "{fine}");
+        }
     }
 
     #[test]

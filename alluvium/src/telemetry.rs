@@ -34,13 +34,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error, and to the collector of traces; once per process.
-pub fn start_logging(format: LogFormat, filter: &str, traces: Option<&Traces>) -> Result<(), Exit> {
+/// What is logged, from its text.
+pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
     // openraft tells each step of each election at info; what matters of it our own crates say. Of a group that has stopped
     // it calls it an error that somebody still asks, or that a heartbeat is answered: who asked is told, and asks another.
-    let quiet = if filter.contains("openraft") { "" } else { "openraft=error,openraft::raft=off,openraft::core::heartbeat=off," };
-    let filter = EnvFilter::try_new(format!("{quiet}{filter}"))
-        .map_err(|e| Exit::Usage(format!("the log filter '{filter}' is not understood ({e}); write it like info or info,storage=debug")))?;
+    let quiet = if text.contains("openraft") { "" } else { "openraft=error,openraft::raft=off,openraft::core::heartbeat=off," };
+    EnvFilter::try_new(format!("{quiet}{text}")).map_err(|e| format!("not understood ({e}); write it like info or info,storage=debug"))
+}
+
+/// Starts logging to standard error, and to the collector of traces; once per process.
+pub fn start_logging(format: LogFormat, filter: &str, traces: Option<&Traces>) -> Result<(), Exit> {
+    let filter = self::filter(filter).map_err(|why| Exit::Usage(format!("the log filter '{filter}' is {why}")))?;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
     let registry = tracing_subscriber::registry().with(filter).with(traces.map(Traces::layer));
     let started = match format {
