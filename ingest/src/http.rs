@@ -399,8 +399,31 @@ async fn read_small(ingest: &Ingest, body: &mut Body) -> Result<Bytes, Error> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NewDatabase {
     db: String,
+    retention_period: Option<String>,
+}
+
+impl NewDatabase {
+    fn read(body: &[u8]) -> Result<NewDatabase, Error> {
+        serde_json::from_slice(body).map_err(|error| {
+            let what = if error.is_data() { format!("{error}; ") } else { String::new() };
+            Error::BadBody { why: format!("{what}expected {{\"db\": \"name\"}}, with \"retention_period\": \"7d\" where rows expire") }
+        })
+    }
+
+    /// How long rows are kept; `None` is for ever.
+    fn retention_ns(&self) -> Result<Option<i64>, Error> {
+        let Some(text) = self.retention_period.as_deref().filter(|text| !text.eq_ignore_ascii_case("none")) else { return Ok(None) };
+        let span = humantime::parse_duration(text).ok().and_then(|span| i64::try_from(span.as_nanos()).ok());
+        let span = span.filter(|ns| *ns > 0).ok_or_else(|| Error::BadParameter {
+            name: "retention_period",
+            value: cut(text, 64).to_owned(),
+            allowed: "write a span of time such as 7d, 12h or 1month, or none",
+        })?;
+        Ok(Some(span))
+    }
 }
 
 async fn create_database(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
@@ -408,13 +431,13 @@ async fn create_database(State(ingest): State<Arc<Ingest>>, request: Request) ->
     let access: Access = request.extensions().get().cloned().unwrap_or_default();
     let created = async {
         let body = read_small(&ingest, &mut request.into_body()).await?;
-        let new: NewDatabase =
-            serde_json::from_slice(&body).map_err(|_| Error::BadBody { why: "expected {\"db\": \"name\"}".to_owned() })?;
+        let new = NewDatabase::read(&body)?;
         access.check(Permission::Write, Some(&new.db))?;
         check_database_name(&new.db)?;
+        let retention_ns = new.retention_ns()?;
         match ingest.cluster.catalog().database(&new.db) {
             Some(there) => Err(cluster::Error::DatabaseExists { name: new.db, routing_tag: there.routing_tag.to_string() })?,
-            None => Ok(ingest.cluster.create_database(&new.db, None, None).await?),
+            None => Ok(ingest.cluster.create_database(&new.db, None, retention_ns).await?),
         }
     };
     match created.await {

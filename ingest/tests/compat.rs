@@ -89,10 +89,42 @@ async fn databases_are_configured_as_in_influxdb_3() {
     assert_eq!((again.status, &again.error()["code"]), (409, &json!("conflict")));
     assert_eq!(create("{\"db\":\"system\"}").await.status, 400);
     let nonsense = create("fleet").await;
-    assert_eq!((nonsense.status, &nonsense.error()["message"]), (400, &json!("could not read the body: expected {\"db\": \"name\"}")));
+    let sentence = "could not read the body: expected {\"db\": \"name\"}, with \"retention_period\": \"7d\" where rows expire";
+    assert_eq!((nonsense.status, &nonsense.error()["message"]), (400, &json!(sentence)));
     let listed = node.send(&format!("GET {path}?format=json"), &[], b"").await;
     assert_eq!(listed.json(), json!([{"iox::database": "fleet"}]));
     assert_eq!(node.send(&format!("DELETE {path}?db=fleet"), &[], b"").await.status, 200);
     assert_eq!(node.send(&format!("DELETE {path}?db=fleet"), &[], b"").await.status, 404);
     assert_eq!(node.send(&format!("GET {path}"), &[], b"").await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn a_retention_period_is_kept_and_no_key_is_swallowed() {
+    let node = Node::start().await;
+    let create =
+        async |body: &str| node.send("POST /api/v3/configure/database", &["Content-Type: application/json"], body.as_bytes()).await;
+    const DAY: i64 = 86_400_000_000_000;
+    for (name, period, kept) in [
+        ("week", "\"7d\"", Some(7 * DAY)),
+        ("hours", "\"1h 30m\"", Some(5_400_000_000_000)),
+        ("words", "\"2 weeks\"", Some(14 * DAY)),
+        ("ever", "\"none\"", None),
+        ("null", "null", None),
+    ] {
+        let answer = create(&format!("{{\"db\":\"{name}\",\"retention_period\":{period}}}")).await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        assert_eq!(node.cluster.catalog().database(name).expect("it is there").retention_ns, kept, "{name}");
+    }
+    for (rest, says) in [
+        ("\"retention_period\":\"soon\"", "parameter 'retention_period' cannot be 'soon': write a span of time such as 7d"),
+        ("\"retention_period\":\"0s\"", "cannot be '0s'"),
+        ("\"retention_period\":\"600y\"", "cannot be '600y'"),
+        ("\"retention_period\":7", "invalid type: integer `7`"),
+        ("\"retention\":\"7d\"", "unknown field `retention`"),
+    ] {
+        let answer = create(&format!("{{\"db\":\"no\",{rest}}}")).await;
+        let message = answer.error()["message"].as_str().expect("a sentence").to_owned();
+        assert!(answer.status == 400 && message.contains(says), "{rest}: {message}");
+    }
+    assert!(node.cluster.catalog().database("no").is_none());
 }
