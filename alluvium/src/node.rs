@@ -401,12 +401,13 @@ pub fn router(
     clock: Clock,
     has_admin: bool,
     registry: Registry,
+    http: String,
 ) -> Router {
     ingest::http::router(ingest)
         .merge(query::http::router(engine))
         .merge(telemetry::router(registry))
         .merge(tokens::http::router(cluster.clone(), clock, has_admin))
-        .merge(operate::http::router(cluster))
+        .merge(operate::http::router(cluster, http))
         .route("/", any(later))
         .route(&format!("{FLIGHT}{{call}}"), any(later))
         .method_not_allowed_fallback(other_method)
@@ -469,7 +470,7 @@ fn open_doors(
     listen_metrics.register(&mut registry);
     registry.register_collector(Box::new(ShardFigures::new(cluster.clone())));
 
-    let router = router(ingest.clone(), engine, cluster.clone(), clock, !door.outside.is_empty(), registry);
+    let router = router(ingest.clone(), engine, cluster.clone(), clock, !door.outside.is_empty(), registry, door.reached.clone());
     let hosts = Hosts::new([&settings.listen, &settings.node_id].into_iter().chain(&settings.advertise.0).map(String::as_str));
     let limits = Limits { connections: settings.max_connections, drain: settings.drain_timeout.0, ..Limits::default() };
     let gate = Gate::new(cluster, door.outside, hosts, door.http.ip().is_loopback());

@@ -349,3 +349,85 @@ fn a_query_may_be_given_its_time_at_the_command_line() {
     // Upkeep takes as long as there is to do.
     node.ask(&["sql", "FLUSH"]).done();
 }
+
+#[test]
+fn a_slow_simulation_keeps_its_rate_and_ends_with_its_duration() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = RunningNode::start(&dir.path().join("data"), &[]);
+    let report = dir.path().join("report.json");
+    for (arguments, points) in [(["--duration", "1s", "--rate", "100"], 100), (["--points", "80", "--rate", "100"], 80)] {
+        let all = [&["simulate", "--devices", "20", "--report", report.to_str().expect("a plain name")][..], &arguments].concat();
+        node.ask(&all).done();
+        let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).expect("a report")).expect("JSON");
+        let seconds = told["seconds"].as_f64().expect("a number");
+        // 80 lines go out in steps of 10, the last of them after 0.7 s.
+        assert!(seconds > 0.65 && seconds < 10.0, "{arguments:?}: {told}");
+        let made = told["points"].as_u64().expect("a number");
+        // A machine that is busy may reach the end before the last of its steps.
+        assert!(made <= points && (arguments[0] != "--points" || made == points), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn settings_with_which_no_node_starts_fail_the_check_and_are_wrong_usage() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("alluvium.toml");
+    let path = file.to_str().expect("a plain name");
+    for (wrong, says) in [("listen = \"nonsense\"", "--listen"), ("listen = 1", "--listen"), ("log = \"[\"", "--log")] {
+        std::fs::write(&file, wrong).expect("a file");
+        for arguments in [&["config", "check", path][..], &["serve", "--config", path]] {
+            let ran = run(arguments);
+            assert!(ran.code == 2 && ran.err.contains(says) && ran.err.contains(path), "{arguments:?}: {ran:#?}");
+        }
+    }
+    let ran = run(&["serve", "--listen", "nonsense"]);
+    assert!(ran.code == 2 && ran.err.contains("write it like 127.0.0.1:2558"), "{ran:#?}");
+}
+
+#[test]
+fn commands_print_csv_into_a_pipe_and_any_other_format_when_asked() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let node = RunningNode::start(&data, &["--node-id", "n1"]);
+    node.write("phone,device_id=a v=1.5 1\n");
+    node.ask(&["sql", "FLUSH"]).done();
+    let data = data.to_str().expect("a plain name");
+    let status = |more: &[&str]| run(&[&["cluster", "status", "--url", &node.url][..], more].concat());
+
+    let address = node.url.trim_start_matches("http://");
+    let csv = status(&[]).done();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines[0], "node,roles,state,leads,holds,http,rpc,version");
+    assert!(lines[1].contains("\"ingest,storage,query\",ready,2,2") && lines[1].contains(address), "{csv}");
+    assert_eq!((lines[2], lines[3]), ("", "shard,leader,replicas,term,applied,rows_in_memory,state"), "{csv}");
+    assert_eq!(lines.len(), 6, "{csv}");
+    assert!(status(&["--format", "table"]).done().starts_with('┌'));
+    assert_eq!(status(&["--format", "jsonl"]).done().lines().count(), 3);
+    let json: serde_json::Value = serde_json::from_str(&status(&["--format", "json"]).done()).expect("JSON");
+    assert_eq!(json["nodes"][0]["http"], address);
+    let ran = status(&["--format", "parquet"]);
+    assert!(ran.code == 2 && ran.err.contains("system.shards"), "{ran:#?}");
+
+    let manifest = run(&["inspect", "manifest", data]).done();
+    assert!(manifest.starts_with("shard,database,table,rows,bytes,min_time,max_time,file,checksum,"), "{manifest}");
+    assert_eq!(manifest.lines().count(), 2, "{manifest}");
+    let listed: Vec<serde_json::Value> =
+        serde_json::from_str(&run(&["inspect", "manifest", data, "--format", "json"]).done()).expect("JSON");
+    let file = listed[0]["path"].as_str().expect("a path");
+    assert!(run(&["inspect", "wal", data]).done().starts_with("segment,first,last,records,marks,used_bytes,bytes,state,format,"));
+    let columns = run(&["inspect", "parquet", file]);
+    assert!(columns.err.contains("it is what the manifest names"), "{columns:#?}");
+    assert!(columns.done().starts_with("column,type,compressed_bytes,plain_bytes,nulls,encodings\n"));
+    for what in ["manifest", "wal", "parquet"] {
+        let path = if what == "parquet" { file } else { data };
+        assert!(run(&["inspect", what, path, "--format", "table"]).done().starts_with('┌'), "{what}");
+        run(&["inspect", what, path, "--format", "arrow"]).done();
+    }
+}
+
+#[test]
+fn answers_of_several_statements_stand_on_lines_of_their_own() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = RunningNode::start(dir.path(), &[]);
+    assert_eq!(node.ask(&["sql", "--format", "json", "SELECT 1 AS a; SELECT 2 AS b"]).done(), "[{\"a\":1}]\n[{\"b\":2}]\n");
+}

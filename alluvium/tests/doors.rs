@@ -267,7 +267,7 @@ async fn every_route_of_the_router_has_a_rule() {
     let ingest = Ingest::new(cluster.clone(), options);
     let sources = Sources { settings: Box::new(Vec::new), refused_lines: Box::new(Vec::new), nodes: Box::new(Vec::new) };
     let engine = Engine::new(cluster.clone(), QueryOptions::new(dir.path().join("spill"), clock.clone()), sources).expect("an engine");
-    let router = alluvium::node::router(ingest, engine, cluster, clock, false, alluvium::telemetry::registry());
+    let router = alluvium::node::router(ingest, engine, cluster, clock, false, alluvium::telemetry::registry(), String::new());
     let drawn = format!("{router:?}");
     // What axum tells of a router: its paths between quotes.
     let paths: Vec<&str> = drawn.split('"').filter(|text| text.starts_with('/') && !text.starts_with("/{*__private")).collect();

@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use simulator::{FleetOptions, KindName, SendOptions};
 
+use super::rows::Format;
 use super::simulate::{play, summary, trusted, verdict_line};
-use super::sql::{Format, Look, ask};
+use super::sql::{Look, ask};
 use crate::client::{Client, ServerArgs};
 use crate::config::{self, Loaded};
 use crate::exit::Exit;

@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod doctor;
 mod inspect;
+mod rows;
 mod serve;
 mod simulate;
 mod sql;

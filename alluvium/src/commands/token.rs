@@ -7,16 +7,17 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use cluster::Permission;
 use http::Method;
 use model::Timestamp;
 use serde::Deserialize;
 use storage::disk::DirLock;
 
+use super::rows::{self, Format};
 use crate::client::{Client, ServerArgs, whole};
 use crate::exit::Exit;
-use crate::print::{Sheet, printable, terminal_width};
+use crate::print::printable;
 use crate::tokens;
 
 const PATH: &str = "/api/v3/configure/token";
@@ -66,17 +67,10 @@ struct CreateArgs {
 struct ListArgs {
     /// How tokens are printed [default: table on a terminal, csv otherwise]
     #[arg(long, value_name = "FORMAT")]
-    format: Option<ListFormat>,
+    format: Option<Format>,
 
     #[command(flatten)]
     server: Asked,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ListFormat {
-    Table,
-    Csv,
-    Json,
 }
 
 #[derive(Args, Debug)]
@@ -163,34 +157,14 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     let client = args.server.client()?;
     let answer = whole(client.send(Method::GET, PATH, &[], &[], "").await?).await?;
     let mut out = std::io::stdout();
-    let format = args.format.unwrap_or(match terminal_width() {
-        Some(_) => ListFormat::Table,
-        None => ListFormat::Csv,
-    });
-    if let ListFormat::Json = format {
+    let format = Format::or_usual(args.format);
+    if format == Format::Json {
         out.write_all(&answer)?;
         return Ok(writeln!(out)?);
     }
     let tokens: Vec<Shown> = serde_json::from_slice(&answer)?;
-    let names = ["name", "permissions", "database", "created"];
-    let rows: Vec<Vec<String>> = tokens
-        .into_iter()
-        .map(|t| [t.name.clone(), t.permissions(), t.database.unwrap_or_default(), t.created].iter().map(|text| printable(text)).collect())
-        .collect();
-    match format {
-        ListFormat::Table => Sheet::of_words(&names, rows).draw(&mut out, terminal_width())?,
-        _ => {
-            let quoted = |text: &String| match text.contains([',', '"', '\n']) {
-                true => format!("\"{}\"", text.replace('"', "\"\"")),
-                false => text.clone(),
-            };
-            writeln!(out, "{}", names.join(","))?;
-            for row in rows {
-                writeln!(out, "{}", row.iter().map(quoted).collect::<Vec<_>>().join(","))?;
-            }
-        }
-    }
-    Ok(())
+    let row = |t: &Shown| serde_json::json!({"name": t.name, "permissions": t.permissions(), "database": t.database, "created": t.created});
+    rows::print(&mut out, format, &["name", "permissions", "database", "created"], &tokens.iter().map(row).collect::<Vec<_>>())
 }
 
 async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {

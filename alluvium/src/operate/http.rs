@@ -33,10 +33,10 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 /// How long handing over may take at most.
 const LONGEST_HAND_OVER: Duration = Duration::from_secs(600);
 
-/// The routes.
-pub fn router(cluster: Arc<Cluster>) -> Router {
+/// The routes; `http` is where this node is reached, which no cluster knows of a node that is alone.
+pub fn router(cluster: Arc<Cluster>, http: String) -> Router {
     Router::new()
-        .route("/cluster/v1/status", get(status))
+        .route("/cluster/v1/status", get(move |cluster| status(cluster, http)))
         .route("/cluster/v1/move", post(move_shard))
         .route("/cluster/v1/drain", post(drain))
         .route("/cluster/v1/hand_over", post(hand_over))
@@ -64,8 +64,14 @@ impl Refused {
     }
 }
 
-async fn status(State(cluster): State<Arc<Cluster>>) -> Response {
-    Json(status_of_cluster(&cluster).await).into_response()
+async fn status(State(cluster): State<Arc<Cluster>>, http: String) -> Response {
+    let mut status = status_of_cluster(&cluster).await;
+    if let [alone] = &mut status.nodes[..]
+        && alone.http.is_empty()
+    {
+        alone.http = http;
+    }
+    Json(status).into_response()
 }
 
 async fn status_of_cluster(cluster: &Cluster) -> Status {

@@ -9,12 +9,13 @@ use clap::Args;
 use cluster::Recovered;
 use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::client::{self, Client, ServerArgs, whole};
+use crate::commands::rows::{self, Format};
 use crate::config::Span;
 use crate::exit::Exit;
-use crate::operate::Status;
-use crate::print::{Sheet, terminal_width, thousands};
+use crate::operate::{NodeStatus, ShardStatus, Status};
 
 /// A drain is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -44,9 +45,9 @@ impl Asked {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  alluvium cluster status\n  alluvium cluster status --format json --url http://storage-1:2558")]
 pub(super) struct StatusArgs {
-    /// As tables for eyes, or as JSON
-    #[arg(long, value_name = "table|json", default_value = "table", value_parser = ["table", "json"])]
-    format: String,
+    /// How it is printed: table, csv, json, jsonl [default: table on a terminal, csv otherwise]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
 
     #[command(flatten)]
     server: Asked,
@@ -148,29 +149,57 @@ async fn post(client: &Client, path: &str, body: serde_json::Value) -> anyhow::R
 }
 
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
+    let format = Format::or_usual(args.format);
+    if matches!(format, Format::Parquet | Format::Arrow) {
+        let why = "a status is two tables, of nodes and of shards, and such a file holds one: choose another format, or ask for one of \
+                   them with alluvium sql 'SELECT * FROM system.shards' --format parquet";
+        return Err(Exit::Usage(why.to_owned()).into());
+    }
     let client = args.server.client()?;
     let (status, text) = status_at(&client).await?;
     let mut out = std::io::stdout();
-    if args.format == "json" {
+    if format == Format::Json {
         out.write_all(&text)?;
-        return Ok(writeln!(out)?);
+        writeln!(out)?;
+    } else {
+        rows::print(&mut out, format, &NODE, &nodes_of(&status))?;
+        if format == Format::Csv {
+            writeln!(out)?;
+        }
+        rows::print(&mut out, format, &SHARD, &shards_of(&status))?;
     }
-    let shown = |node: &crate::operate::NodeStatus| match (node.state.as_str(), node.answers) {
+    let troubled = status.shards.iter().filter(|s| s.leader.is_none() || s.stopped.is_some()).count();
+    match troubled {
+        0 => Ok(()),
+        some => Err(Exit::Failed(format!("{some} of {} shards cannot be written or read", status.shards.len())).into()),
+    }
+}
+
+/// The columns of a status' two tables.
+const NODE: [&str; 8] = ["node", "roles", "state", "leads", "holds", "http", "rpc", "version"];
+const SHARD: [&str; 7] = ["shard", "leader", "replicas", "term", "applied", "rows_in_memory", "state"];
+
+fn nodes_of(status: &Status) -> Vec<Value> {
+    let shown = |node: &NodeStatus| match (node.state.as_str(), node.answers) {
         ("gone", _) => "gone".to_owned(),
         ("active", true) => "ready".to_owned(),
         (state, true) => state.to_owned(),
         (_, false) => "does not answer".to_owned(),
     };
-    let nodes = status.nodes.iter().map(|n| {
+    let row = |n: &NodeStatus| {
         let keeps = n.roles.split(',').any(|role| role == "storage");
-        let count = |number: usize| if keeps { number.to_string() } else { String::new() };
         let leads = status.shards.iter().filter(|s| s.leader.as_deref() == Some(&n.name)).count();
         let holds = status.shards.iter().filter(|s| s.replicas.contains(&n.name)).count();
-        vec![n.name.clone(), n.roles.clone(), shown(n), count(leads), count(holds), n.http.clone(), n.rpc.clone(), n.version.clone()]
-    });
-    Sheet::of_words(&["node", "roles", "state", "leads", "holds", "http", "rpc", "version"], nodes.collect())
-        .draw(&mut out, terminal_width())?;
-    let shards = status.shards.iter().map(|s| {
+        json!({
+            "node": n.name, "roles": n.roles, "state": shown(n), "leads": keeps.then_some(leads), "holds": keeps.then_some(holds),
+            "http": n.http, "rpc": n.rpc, "version": n.version,
+        })
+    };
+    status.nodes.iter().map(row).collect()
+}
+
+fn shards_of(status: &Status) -> Vec<Value> {
+    let row = |s: &ShardStatus| {
         let mut placed = s.placed.clone();
         placed.sort();
         let mut replicas = s.replicas.clone();
@@ -181,17 +210,12 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
             (None, Some(leader)) if placed != replicas || !placed.contains(leader) => format!("moves to {}", s.placed.join(" ")),
             (None, Some(_)) => "fine".to_owned(),
         };
-        let applied = s.applied.map(thousands).unwrap_or_default();
-        let leader = s.leader.clone().unwrap_or_default();
-        vec![s.shard.to_string(), leader, replicas.join(" "), s.term.to_string(), applied, thousands(s.rows_in_memory), state]
-    });
-    Sheet::of_words(&["shard", "leader", "replicas", "term", "applied", "rows in memory", "state"], shards.collect())
-        .draw(&mut out, terminal_width())?;
-    let troubled = status.shards.iter().filter(|s| s.leader.is_none() || s.stopped.is_some()).count();
-    match troubled {
-        0 => Ok(()),
-        some => Err(Exit::Failed(format!("{some} of {} shards cannot be written or read", status.shards.len())).into()),
-    }
+        json!({
+            "shard": s.shard, "leader": s.leader, "replicas": replicas.join(" "), "term": s.term, "applied": s.applied,
+            "rows_in_memory": s.rows_in_memory, "state": state,
+        })
+    };
+    status.shards.iter().map(row).collect()
 }
 
 pub(super) async fn move_shard(args: MoveArgs) -> anyhow::Result<()> {

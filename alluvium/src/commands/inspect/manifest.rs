@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use storage::disk::RealDisk;
 use storage::manifest::{self, FileMeta};
 
-use super::{PathArgs, print_rows, time_text};
+use super::{PathArgs, time_text};
+use crate::commands::rows::{self, Format};
 
 const SHOWN: [&str; 8] = ["shard", "database", "table", "rows", "bytes", "min_time", "max_time", "file"];
 
@@ -22,7 +23,7 @@ pub(super) fn run(args: &PathArgs) -> anyhow::Result<()> {
         let number = shard_of(&shard.dir);
         rows.extend(manifest.files.values().map(|file| row(&shard.dir, number, file)));
     }
-    print_rows(args.format, &SHOWN, &rows)
+    rows::print(&mut std::io::stdout().lock(), Format::or_usual(args.format), &SHOWN, &rows)
 }
 
 fn row(dir: &Path, shard: Option<u32>, file: &FileMeta) -> Value {

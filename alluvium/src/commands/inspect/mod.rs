@@ -6,12 +6,11 @@ mod manifest;
 mod parquet;
 mod wal;
 
-use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
-use crate::print::{Sheet, terminal_width};
+use super::rows::Format;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  alluvium inspect manifest ./alluvium-data --format json\n  \
@@ -36,15 +35,9 @@ struct PathArgs {
     /// The file or folder
     path: PathBuf,
 
-    /// How it is printed
-    #[arg(long, value_name = "table|json", default_value = "table")]
-    format: Shape,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shape {
-    Table,
-    Json,
+    /// How it is printed [default: table on a terminal, csv otherwise]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
 }
 
 pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
@@ -52,27 +45,6 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
         What::Manifest(args) => manifest::run(args),
         What::Wal(args) => wal::run(args),
         What::Parquet(args) => parquet::run(args),
-    }
-}
-
-/// Prints rows that are the same in both shapes: JSON has every field, the table those that fit a reader.
-fn print_rows(shape: Shape, names: &[&str], rows: &[serde_json::Value]) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match shape {
-        Shape::Json => writeln!(out, "{}", serde_json::to_string_pretty(rows)?)?,
-        Shape::Table => {
-            let cells = rows.iter().map(|row| names.iter().map(|name| cell(&row[*name])).collect()).collect();
-            Sheet::of_words(names, cells).draw(&mut out, terminal_width())?;
-        }
-    }
-    Ok(())
-}
-
-fn cell(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::Null => String::new(),
-        serde_json::Value::String(text) => crate::print::printable(text),
-        other => other.to_string(),
     }
 }
 

@@ -12,7 +12,8 @@ use parquet::schema::types::ColumnDescriptor;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{PathArgs, Shape, manifest, print_rows, time_text};
+use super::{PathArgs, manifest, time_text};
+use crate::commands::rows::{self, Format};
 use crate::exit::Exit;
 use crate::print::thousands;
 
@@ -42,10 +43,12 @@ pub(super) fn run(args: &PathArgs) -> anyhow::Result<()> {
         "columns": columns,
     });
     let mut out = std::io::stdout();
-    match args.format {
-        Shape::Json => writeln!(out, "{}", serde_json::to_string_pretty(&about)?)?,
-        Shape::Table => {
-            print_rows(Shape::Table, &SHOWN, &columns)?;
+    match Format::or_usual(args.format) {
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&about)?)?,
+        format => {
+            rows::print(&mut out, format, &SHOWN, &columns)?;
+            // Below a drawn table; a program that reads columns has no use for sentences.
+            let mut out: Box<dyn Write> = if format == Format::Table { Box::new(out) } else { Box::new(std::io::stderr()) };
             let (rows, bytes) = (thousands(rows), thousands(bytes));
             writeln!(out, "{rows} rows · {} row groups · {bytes} bytes · checksum {checksum:016x}", metadata.num_row_groups())?;
             if let Some(entry) = &entry {

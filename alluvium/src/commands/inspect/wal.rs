@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use storage::disk::RealDisk;
 use storage::wal;
 
-use super::{Shape, print_rows};
 use crate::commands::doctor::logs_in;
+use crate::commands::rows::{self, Format};
 use crate::exit::Exit;
 
 const SHOWN: [&str; 8] = ["segment", "first", "last", "records", "marks", "used_bytes", "bytes", "state"];
@@ -19,9 +19,9 @@ pub(super) struct WalArgs {
     /// A data directory, the folder of a log, or one segment of it
     path: PathBuf,
 
-    /// How it is printed
-    #[arg(long, value_name = "table|json", default_value = "table")]
-    format: Shape,
+    /// How it is printed [default: table on a terminal, csv otherwise]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
 }
 
 pub(super) fn run(args: &WalArgs) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(super) fn run(args: &WalArgs) -> anyhow::Result<()> {
         damage.extend(survey.damage);
     }
     anyhow::ensure!(!rows.is_empty() || !damage.is_empty(), "there is no segment of a log in {}", args.path.display());
-    print_rows(args.format, &SHOWN, &rows)?;
+    rows::print(&mut std::io::stdout().lock(), Format::or_usual(args.format), &SHOWN, &rows)?;
     for error in &damage {
         writeln!(std::io::stderr(), "damaged  {error}")?;
     }

@@ -97,8 +97,8 @@ pub(in crate::commands) async fn ask(client: &Client, sql: &str, look: Look, out
             out.write_all(&chunk)?;
             last = chunk.last().copied().unwrap_or(last);
         }
-        // JSON has no newline at its end; on a terminal the prompt should not stand behind it.
-        if last != b'\n' && terminal_width().is_some() {
+        // JSON has no newline at its end; neither a prompt nor another answer should stand behind it. Files stay as they are.
+        if last != b'\n' && look.format == Format::Json {
             out.write_all(b"\n")?;
         }
     }

@@ -7,9 +7,10 @@ mod statement;
 
 use std::io::{IsTerminal, Read, Write};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 pub(super) use self::ask::{Look, ask};
+use super::rows::Format;
 use crate::client::{Client, ServerArgs};
 use crate::config::Span;
 
@@ -34,39 +35,9 @@ pub(super) struct SqlArgs {
     server: ServerArgs,
 }
 
-/// What rows look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// A drawn table, for eyes
-    Table,
-    /// Comma separated, with a header
-    Csv,
-    /// One array of row objects
-    Json,
-    /// One row object a line
-    Jsonl,
-    /// A Parquet file
-    Parquet,
-    /// An Arrow IPC stream
-    Arrow,
-}
-
-impl Format {
-    fn name(self) -> &'static str {
-        match self {
-            Format::Table => "table",
-            Format::Csv => "csv",
-            Format::Json => "json",
-            Format::Jsonl => "jsonl",
-            Format::Parquet => "parquet",
-            Format::Arrow => "arrow",
-        }
-    }
-}
-
 pub(super) fn run(args: SqlArgs) -> anyhow::Result<()> {
     let terminal = std::io::stdout().is_terminal();
-    let format = args.format.unwrap_or(if terminal { Format::Table } else { Format::Csv });
+    let format = Format::or_usual(args.format);
     let mut client = Client::new(&args.server)?;
     client.timeout = args.timeout.map(|timeout| timeout.0);
     let runtime = super::client_runtime()?;
