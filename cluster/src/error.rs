@@ -52,7 +52,8 @@ pub enum Error {
     },
     /// Nobody could make or revoke tokens any more.
     #[error(
-        "one token at least must be an admin of all databases: make such a token first (where nobody knows its secret any more,          'alluvium token reset' on a stopped node makes a new one)"
+        "one token at least must be an admin of all databases: make such a token first (where nobody knows its secret any more, \
+         'alluvium token reset' on a stopped node makes a new one)"
     )]
     NoAdminLeft,
     /// Nobody leads the shard right now; outcome known: nothing was stored.

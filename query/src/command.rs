@@ -148,6 +148,15 @@ pub(crate) fn parse(tokens: &[TokenWithSpan], database: &str) -> Result<Option<C
                 quoted(&name.table)
             ))
         }
+        "EXPLAIN" => {
+            let _ = words.take("ANALYZE");
+            let _ = words.take("VERBOSE");
+            // DataFusion would tell what MySQL can flush.
+            return match ["FLUSH", "COMPACT", "KILL"].into_iter().find(|command| words.is_next(command)) {
+                Some(command) => Err(words.wrong(&format!("a question: {command} has no plan"))),
+                None => Ok(None),
+            };
+        }
         "DELETE" => return Err(Error::NotYet { what: "DELETE".to_owned() }),
         "ERASE" => return Err(Error::NotYet { what: "ERASE DEVICE".to_owned() }),
         "ALTER" if words.take("TABLE") => return Err(Error::NotYet { what: "ALTER TABLE".to_owned() }),
@@ -191,8 +200,12 @@ impl Words<'_> {
         }
     }
 
+    fn is_next(&self, word: &str) -> bool {
+        matches!(self.peek(), Some(Token::Word(w)) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
+    }
+
     fn take(&mut self, word: &str) -> bool {
-        let found = matches!(self.peek(), Some(Token::Word(w)) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
+        let found = self.is_next(word);
         self.at += usize::from(found);
         found
     }
@@ -359,6 +372,8 @@ mod tests {
             "SELECT 1",
             "WITH a AS (SELECT 1) SELECT * FROM a",
             "EXPLAIN SELECT 1",
+            "EXPLAIN ANALYZE VERBOSE SELECT 1",
+            "EXPLAIN SELECT * FROM flush",
             "VALUES (1)",
             "(SELECT 1)",
             "SHOW ALL",
@@ -378,6 +393,8 @@ mod tests {
             ("ALTER DATABASE x SET retention = 'soon'", 34),
             ("KILL QUERY x", 12),
             ("DROP DATABASE IF NOT x", 18),
+            ("EXPLAIN FLUSH", 9),
+            ("explain analyze verbose compact table x", 25),
         ] {
             let error = said(sql).unwrap_err();
             let place = error.place().unwrap_or_else(|| panic!("{sql}: {error}"));
