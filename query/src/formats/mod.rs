@@ -7,6 +7,8 @@ mod binary;
 mod drawn;
 mod text;
 
+use std::collections::HashSet;
+
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
@@ -82,7 +84,15 @@ impl Format {
     }
 
     /// An encoder of rows with these columns.
+    ///
+    /// Objects and Parquet files find a column by its name: two of one name would be one for whoever reads them. The other
+    /// formats go by position.
     pub(crate) fn encoder(self, schema: &SchemaRef) -> Result<Box<dyn Encoder>> {
+        if let (Format::Json | Format::JsonLines | Format::Parquet, Some(name)) = (self, twice(schema)) {
+            return Err(Error::sql(format!(
+                "the answer has two columns called '{name}': name the columns, and give one of them another name with AS"
+            )));
+        }
         Ok(match self {
             Format::Json => Box::new(text::Json::array()),
             Format::JsonLines => Box::new(text::Json::lines()),
@@ -92,6 +102,12 @@ impl Format {
             Format::Table => Box::new(drawn::Table::new(schema)),
         })
     }
+}
+
+/// A name that two columns have.
+fn twice(schema: &SchemaRef) -> Option<&str> {
+    let mut seen = HashSet::new();
+    schema.fields().iter().map(|field| field.name().as_str()).find(|name| !seen.insert(*name))
 }
 
 /// Turns batches into bytes.

@@ -2,9 +2,11 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{BooleanArray, Float64Array, Int64Array, ListArray, StringViewArray, TimestampNanosecondArray, UInt64Array};
+use datafusion::arrow::array::{
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, StringViewArray, StructArray, TimestampNanosecondArray, UInt64Array,
+};
 use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::Int64Type;
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::arrow::ipc::reader::StreamReader;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -107,4 +109,34 @@ fn a_table_is_drawn_with_numbers_to_the_right() {
 └───────────┴─────────┘
 ";
     assert_eq!(String::from_utf8(drawn).unwrap(), expected);
+}
+
+#[test]
+fn times_of_any_zone_are_written_in_utc() {
+    let instant = 1_700_000_000_000_000_001;
+    let berlin = || TimestampNanosecondArray::from(vec![instant]).with_timezone("Europe/Berlin");
+    let inside = StructArray::from(vec![(Arc::new(Field::new("at", berlin().data_type().clone(), false)), Arc::new(berlin()) as ArrayRef)]);
+    let batch = RecordBatch::try_from_iter([("time", Arc::new(berlin()) as ArrayRef), ("inside", Arc::new(inside) as _)]).unwrap();
+    let text = |format: Format| String::from_utf8(format.write(&batch.schema(), std::slice::from_ref(&batch)).unwrap()).unwrap();
+    let utc = "2023-11-14T22:13:20.000000001Z";
+    assert_eq!(text(Format::Json), format!("[{{\"time\":\"{utc}\",\"inside\":{{\"at\":\"{utc}\"}}}}]"));
+    assert_eq!(text(Format::Csv), format!("time,inside\n{utc},{{at: {utc}}}\n"));
+    assert!(text(Format::Table).contains("+01:00"), "{}", text(Format::Table));
+}
+
+#[test]
+fn a_name_of_two_columns_is_refused_where_a_reader_would_lose_one() {
+    let fields = ["a", "b", "a"].map(|name| Field::new(name, DataType::Int64, true));
+    let schema = Arc::new(Schema::new(fields.to_vec()));
+    let columns = (0..3).map(|i| Arc::new(Int64Array::from(vec![i])) as ArrayRef).collect();
+    let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
+    for format in [Format::Json, Format::JsonLines, Format::Parquet] {
+        let error = format.write(&schema, std::slice::from_ref(&batch)).unwrap_err();
+        assert_eq!(error.kind(), model::ErrorKind::YourRequest);
+        assert!(error.to_string().contains("two columns called 'a'") && error.to_string().contains("AS"), "{format:?}: {error}");
+    }
+    assert_eq!(Format::Csv.write(&schema, std::slice::from_ref(&batch)).unwrap(), b"a,b,a\n0,1,2\n");
+    for format in [Format::Arrow, Format::Table] {
+        assert!(format.write(&schema, std::slice::from_ref(&batch)).is_ok(), "{format:?}");
+    }
 }

@@ -1,20 +1,21 @@
 //! JSON and CSV.
 //!
 //! A JSON row has every column; a missing value is `null`. CSV writes it as nothing at all, and values that CSV has no
-//! form for (lists, structs) as text.
+//! form for (lists, structs) as text. Times of any zone are written as the same instants in UTC.
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::csv;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::arrow::json::writer::{JsonArray, LineDelimited, WriterBuilder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::{Encoder, cannot};
 use crate::Result;
 
-/// RFC 3339 of a UTC time without zone.
+/// RFC 3339 of a time in UTC.
 pub(super) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.fZ";
 
 pub(super) struct Json {
@@ -32,7 +33,8 @@ impl Json {
     }
 
     fn builder() -> WriterBuilder {
-        WriterBuilder::new().with_explicit_nulls(true).with_timestamp_format(TIME_FORMAT.to_owned())
+        let format = || TIME_FORMAT.to_owned();
+        WriterBuilder::new().with_explicit_nulls(true).with_timestamp_format(format()).with_timestamp_tz_format(format())
     }
 }
 
@@ -42,6 +44,7 @@ impl Encoder for Json {
         if batch.num_rows() == 0 {
             return Ok(bytes);
         }
+        let batch = &in_utc(batch, "JSON")?;
         if self.lines {
             let mut writer = Json::builder().build::<_, LineDelimited>(&mut bytes);
             writer.write(batch).map_err(|e| cannot("JSON", &e))?;
@@ -89,8 +92,9 @@ impl Csv {
 impl Encoder for Csv {
     fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
         let mut bytes = self.header.take().unwrap_or_default();
-        let batch = flat(batch)?;
-        let builder = csv::WriterBuilder::new().with_header(false).with_timestamp_format(TIME_FORMAT.to_owned());
+        let batch = flat(&in_utc(batch, "CSV")?)?;
+        let format = || TIME_FORMAT.to_owned();
+        let builder = csv::WriterBuilder::new().with_header(false).with_timestamp_format(format()).with_timestamp_tz_format(format());
         builder.build(&mut bytes).write(&batch).map_err(|e| cannot("CSV", &e))?;
         Ok(bytes)
     }
@@ -98,6 +102,44 @@ impl Encoder for Csv {
     fn finish(&mut self) -> Result<Vec<u8>> {
         Ok(self.header.take().unwrap_or_default())
     }
+}
+
+/// The batch with the times of all zones in UTC.
+fn in_utc(batch: &RecordBatch, format: &str) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    let types: Vec<Option<DataType>> = schema.fields().iter().map(|field| type_in_utc(field.data_type())).collect();
+    if types.iter().all(Option::is_none) {
+        return Ok(batch.clone());
+    }
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for ((field, column), other) in schema.fields().iter().zip(batch.columns()).zip(types) {
+        match other {
+            None => {
+                fields.push(field.clone());
+                columns.push(column.clone());
+            }
+            Some(other) => {
+                columns.push(cast(column, &other).map_err(|e| cannot(format, &e))?);
+                fields.push(Arc::new(field.as_ref().clone().with_data_type(other)));
+            }
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| cannot(format, &e))
+}
+
+/// The type with UTC in place of other zones; `None` where there are none.
+fn type_in_utc(kind: &DataType) -> Option<DataType> {
+    let inner = |field: &FieldRef| type_in_utc(field.data_type()).map(|kind| Arc::new(field.as_ref().clone().with_data_type(kind)));
+    Some(match kind {
+        DataType::Timestamp(unit, Some(zone)) if &**zone != "+00:00" => DataType::Timestamp(*unit, Some("+00:00".into())),
+        DataType::List(field) => DataType::List(inner(field)?),
+        DataType::LargeList(field) => DataType::LargeList(inner(field)?),
+        DataType::FixedSizeList(field, length) => DataType::FixedSizeList(inner(field)?, *length),
+        DataType::Struct(fields) if fields.iter().any(|field| inner(field).is_some()) => {
+            DataType::Struct(fields.iter().map(|field| inner(field).unwrap_or_else(|| field.clone())).collect::<Fields>())
+        }
+        _ => return None,
+    })
 }
 
 /// Lists and structs as text.
@@ -113,7 +155,7 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
             columns.push(column.clone());
             continue;
         }
-        let options = FormatOptions::default().with_timestamp_format(Some(TIME_FORMAT));
+        let options = FormatOptions::default().with_timestamp_format(Some(TIME_FORMAT)).with_timestamp_tz_format(Some(TIME_FORMAT));
         let formatter = ArrayFormatter::try_new(column, &options).map_err(|e| cannot("CSV", &e))?;
         let texts: StringArray = (0..column.len()).map(|i| column.is_valid(i).then(|| formatter.value(i).to_string())).collect();
         fields.push(Field::new(field.name(), DataType::Utf8, true));
