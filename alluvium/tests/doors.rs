@@ -181,6 +181,26 @@ fn what_is_refused_says_so_in_the_words_of_its_endpoint() {
     assert_eq!(v1.status, 204, "{}", v1.text);
 }
 
+#[test]
+fn every_error_has_the_number_of_its_request() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let node = start(&dir);
+    for (method, path, query, body) in [
+        ("POST", "/sql", "", "SELECT * FROM nowhere"),
+        ("PUT", "/sql", "", "SELECT 1"),
+        ("GET", "/api/v3/query_sql", "q=SELECT%20rate(1)", ""),
+        ("POST", "/api/v3/write_lp", "db=home", "m"),
+        ("POST", "/write", "", "m"),
+    ] {
+        let answer = ask(&node, method, path, query, body, Some(ROOT));
+        let (head, body) = answer.text.split_once("\r\n\r\n").expect("a head and a body");
+        let id = head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("a number");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["errorId"], id, "{method} {path}");
+        assert!(answer.status >= 400 && body["line"].is_u64(), "{method} {path}: {body}");
+    }
+}
+
 /// Runs `alluvium token` against a node.
 fn token(node: &RunningNode, arguments: &[&str]) -> program::Ran {
     let all: Vec<&str> = ["token"].iter().chain(arguments).chain(&["--url", node.url.as_str()]).copied().collect();

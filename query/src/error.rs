@@ -205,6 +205,17 @@ impl Error {
     }
 }
 
+/// Functions of the language that are not built yet; DataFusion knows none of them.
+const LATER: [&str; 7] = ["time_bucket_gapfill", "locf", "interpolate", "first", "last", "rate", "delta"];
+
+/// The function of a later version that DataFusion does not find.
+fn later_function(message: &str) -> Option<Error> {
+    let (_, rest) = message.split_once("Invalid function '")?;
+    let (name, _) = rest.split_once('\'')?;
+    let later = LATER.into_iter().find(|later| name.eq_ignore_ascii_case(later))?;
+    Some(Error::NotYet { what: format!("the function {later}") })
+}
+
 impl From<DataFusionError> for Error {
     fn from(e: DataFusionError) -> Error {
         if let Some(ours) = our_own(&e) {
@@ -236,6 +247,7 @@ impl From<DataFusionError> for Error {
             DataFusionError::ArrowError(source, _) if matches!(source.as_ref(), ArrowError::IoError(..)) => {
                 Error::Engine { message: source.to_string() }
             }
+            DataFusionError::Plan(message) if let Some(later) = later_function(message) => later,
             DataFusionError::ExecutionJoin(source) => Error::Engine { message: source.to_string() },
             root => Error::Sql { message: first_line(&root.strip_backtrace()), place },
         }

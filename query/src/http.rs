@@ -53,8 +53,9 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .with_state(engine)
 }
 
-async fn other_method() -> Response {
-    let mut response = error_response(StatusCode::METHOD_NOT_ALLOWED, "send SQL with POST, or a question with GET", None, None);
+async fn other_method(headers: HeaderMap) -> Response {
+    let message = "send SQL with POST, or a question with GET";
+    let mut response = error_response(StatusCode::METHOD_NOT_ALLOWED, message, None, request_id(&headers));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
     response
 }
@@ -245,9 +246,14 @@ fn utf8(body: &[u8]) -> Result<String, Bad> {
     Ok(text.to_owned())
 }
 
+/// The number that the listener gave the request; empty where none did.
+fn request_id(headers: &HeaderMap) -> &str {
+    headers.get("x-request-id").and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
 /// Runs what was asked and sends its first bytes, or its error.
 async fn answer(engine: &Engine, head: &http::request::Parts, asked: Result<Asked, Bad>) -> Response {
-    let error_id = head.headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    let error_id = request_id(&head.headers);
     match begin(engine, head, asked).await {
         Ok(response) => response,
         Err(Failed::Bad(Bad(status, message))) => error_response(status, &message, None, error_id),
@@ -428,7 +434,7 @@ fn say_missing(missing: &[ShardId], headers: &mut HeaderMap) {
     headers.insert(PARTIAL, HeaderValue::try_from(missing.join(",")).expect("digits and commas"));
 }
 
-fn query_error(e: &Error, error_id: Option<&str>) -> Response {
+fn query_error(e: &Error, error_id: &str) -> Response {
     let status = match e {
         Error::NoDatabase { .. } | Error::Cluster(cluster::Error::NoDatabase { .. }) => StatusCode::NOT_FOUND,
         Error::NoQuery { .. } => StatusCode::NOT_FOUND,
@@ -455,7 +461,7 @@ fn query_error(e: &Error, error_id: Option<&str>) -> Response {
     response
 }
 
-fn error_response(status: StatusCode, message: &str, place: Option<crate::error::Place>, error_id: Option<&str>) -> Response {
+fn error_response(status: StatusCode, message: &str, place: Option<crate::error::Place>, error_id: &str) -> Response {
     let code = match status {
         StatusCode::FORBIDDEN => "forbidden",
         StatusCode::NOT_FOUND => "not found",
@@ -468,14 +474,17 @@ fn error_response(status: StatusCode, message: &str, place: Option<crate::error:
         StatusCode::INTERNAL_SERVER_ERROR => "internal error",
         _ => "invalid",
     };
-    let body = json!({
+    // The same body as at every other door: no line is 0. Only a place in a statement has a column.
+    let mut body = json!({
         "code": code,
         "message": message,
         "error": message,
-        "line": place.map(|p| p.line),
-        "column": place.map(|p| p.column),
+        "line": place.map_or(0, |p| p.line),
         "errorId": error_id,
         "data": [],
     });
+    if let Some(place) = place {
+        body["column"] = place.column.into();
+    }
     (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }

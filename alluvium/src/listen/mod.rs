@@ -241,6 +241,8 @@ impl Doors {
                 } else {
                     let mut request = request.map(Body::new);
                     request.extensions_mut().insert(id);
+                    // Query knows no type of ingest's: it finds the number where proxies put theirs.
+                    request.headers_mut().insert(X_REQUEST_ID, header_of(id));
                     let answered = trace::within(traced, self.router.clone().oneshot(request)).instrument(span).await;
                     answered.unwrap_or_else(|never| match never {})
                 }
@@ -325,9 +327,13 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// What every answer tells: clients of InfluxDB find out by it whom they talk to, people which request went wrong.
+fn header_of(id: RequestId) -> HeaderValue {
+    HeaderValue::from_str(id.as_str()).expect("digits are fine in a header")
+}
+
 fn name_answer<B>(response: &mut Response<B>, id: RequestId) {
     let headers = response.headers_mut();
-    let id = HeaderValue::from_str(id.as_str()).expect("digits are fine in a header");
+    let id = header_of(id);
     headers.insert(INFLUXDB_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     headers.insert(INFLUXDB_BUILD, HeaderValue::from_static("alluvium"));
     headers.insert(X_REQUEST_ID, id.clone());

@@ -16,6 +16,7 @@ use futures::future::join_all;
 
 use crate::distribute::calls;
 use crate::engine::Inner;
+use crate::error::Error;
 use crate::running::Seen;
 use crate::scope::Scope;
 use crate::sources::Node;
@@ -68,6 +69,7 @@ pub(crate) async fn table(name: &str, scope: &Scope, engine: &Inner) -> Result<O
         "settings" if scope.only.is_some() => columns::settings(&[]),
         "settings" => columns::settings(&(engine.sources.settings)()),
         "devices" => return devices::view(scope).map(Some),
+        "ledger" => return Err(Error::NotYet { what: "the table system.ledger".to_owned() }.inside()),
         _ => return Ok(None),
     };
     rows(columns).map(|t| Some(Arc::new(t) as Arc<dyn TableProvider>))

@@ -207,3 +207,23 @@ async fn an_error_after_the_first_byte_aborts_the_transfer() {
     assert!(early.starts_with("HTTP/1.1 400"), "{early}");
     node.cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_the_body_of_every_door_and_the_requests_number() {
+    let (node, router) = node().await;
+    for (sql, status, line, column) in [
+        ("SELECT *\nFROM phone JOIN phone AS b USING (device_id)", 400, 0, None),
+        ("SELECT 1\nFROM phone x y", 400, 2, Some(14)),
+        ("SELECT delta(celsius, time) FROM phone", 501, 0, None),
+    ] {
+        let request = Request::builder().method("POST").uri("/sql").header("x-request-id", "4711");
+        let (answered, _, bytes) = send(&router, request, sql).await;
+        let body = json(&bytes);
+        assert_eq!((answered.as_u16(), &body["errorId"], &body["data"]), (status, &json!("4711"), &json!([])), "{body}");
+        assert_eq!((body["line"].as_u64(), body["column"].as_u64()), (Some(line), column), "{body}");
+    }
+    let both = "SELECT * FROM phone JOIN phone AS b USING (device_id) ORDER BY device_id";
+    let csv = ok(&router, Request::builder().method("POST").uri("/sql?format=csv"), both).await;
+    assert_eq!(String::from_utf8_lossy(&csv).lines().next().unwrap().matches("time").count(), 2);
+    node.cluster.shutdown().await;
+}

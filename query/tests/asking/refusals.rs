@@ -183,6 +183,16 @@ async fn each_error_has_its_status() {
         ("GET", format!("/sql?q={}", encode("SELECT 1")), "", StatusCode::OK),
         ("PUT", "/sql".to_owned(), "SELECT 1", StatusCode::METHOD_NOT_ALLOWED),
         ("POST", "/sql".to_owned(), "DELETE FROM phone WHERE device_id = 'x'", StatusCode::NOT_IMPLEMENTED),
+        ("POST", "/sql".to_owned(), "SELECT rate(v, time) FROM phone", StatusCode::NOT_IMPLEMENTED),
+        (
+            "POST",
+            "/sql".to_owned(),
+            "SELECT time_bucket_gapfill('1m', time), locf(avg(v)) FROM phone GROUP BY 1",
+            StatusCode::NOT_IMPLEMENTED,
+        ),
+        ("POST", "/sql".to_owned(), "SELECT no_function_at_all(v) FROM phone", StatusCode::BAD_REQUEST),
+        ("POST", "/sql".to_owned(), "SELECT * FROM system.ledger", StatusCode::NOT_IMPLEMENTED),
+        ("POST", "/sql".to_owned(), "EXPLAIN FLUSH", StatusCode::BAD_REQUEST),
         ("POST", "/sql?timeout=50ms".to_owned(), slow, StatusCode::REQUEST_TIMEOUT),
         ("POST", "/sql".to_owned(), hungry, StatusCode::INSUFFICIENT_STORAGE),
     ] {
@@ -197,7 +207,32 @@ async fn each_error_has_its_status() {
             assert!(json["message"].as_str().is_some_and(|m| !m.is_empty()), "{json}");
             assert_eq!(json["error"], json["message"]);
             assert!(json["code"].is_string() && json["data"].is_array(), "{json}");
+            assert!(json["line"].is_u64() && json["errorId"].is_string(), "{json}");
+            assert_eq!(json.get("column").is_some(), json["line"] != 0, "{json}");
         }
     }
+    node.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_function_of_a_later_version_is_told_apart_from_a_wrong_one() {
+    let node = Node::start().await;
+    node.write("phone,device_id=p1 v=1 1000").await;
+    for call in [
+        "time_bucket_gapfill('1m', time)",
+        "locf(v)",
+        "interpolate(v)",
+        "first(v, time)",
+        "LAST(v, time)",
+        "rate(v, time)",
+        "Delta(v, time)",
+    ] {
+        let e = error(&node, &format!("SELECT {call} FROM phone")).await;
+        let name = call.split('(').next().unwrap().to_ascii_lowercase();
+        assert!(matches!(e, Error::NotYet { .. }), "{call}: {e}");
+        assert_eq!(e.to_string(), format!("the function {name} is not available yet"));
+    }
+    // They are names like any other.
+    assert_eq!(node.ask("WITH rate AS (SELECT v AS first FROM phone) SELECT first AS last FROM rate").await, "last\n1.0\n");
     node.cluster.shutdown().await;
 }
