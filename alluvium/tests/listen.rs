@@ -202,6 +202,21 @@ async fn a_connection_is_used_again() {
     for _ in 0..3 {
         stream.write_all(WRITE.as_bytes()).await.expect("the request is read");
         assert!(head_of(&mut stream).await.starts_with("HTTP/1.1 204 "));
+#[tokio::test]
+async fn a_host_hidden_behind_another_does_not_get_in() {
+    let server = Server::start(Limits::default()).await;
+    for (request, status) in [
+        (WRITE.replace("POST /write", "POST http://evil.example/write"), 403),
+        (WRITE.replace("POST /write", "POST http://localhost/write").replace("Host: localhost", "Host: evil.example"), 204),
+        (WRITE.replace("Host: localhost", "Host: localhost\r\nHost: evil.example"), 400),
+        (WRITE.replace("Host: localhost", "Host: localhost\r\nHost: localhost"), 400),
+    ] {
+        let request = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        let answer = server.ask(&request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}\n{answer}");
+    }
+}
+
     }
     stream.write_all(WRITE.repeat(3).as_bytes()).await.expect("requests may come together");
     for _ in 0..3 {

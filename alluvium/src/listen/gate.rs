@@ -20,6 +20,12 @@ use super::routes::{self, Needs};
 /// Why a request does not come in.
 #[derive(Debug, Error)]
 pub enum Refusal {
+    /// It names its host twice.
+    #[error("a request has one Host header, this one has {count}")]
+    Hosts {
+        /// How often.
+        count: usize,
+    },
     /// It names a foreign host or page.
     #[error(transparent)]
     Foreign(#[from] Foreign),
@@ -59,6 +65,10 @@ impl Gate {
     /// What the request's sender may do, or why it is not answered.
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Access, Refusal> {
         let path = request.uri().path();
+        let count = request.headers().get_all(header::HOST).iter().count();
+        if count > 1 {
+            return Err(Refusal::Hosts { count });
+        }
         let open = self.is_loopback && self.outside.is_empty() && !self.cluster.has_tokens();
         if open {
             self.hosts.check(request)?;

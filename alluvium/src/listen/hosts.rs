@@ -40,16 +40,18 @@ impl Hosts {
                 return Err(Foreign { header: "Origin", value: origin.to_owned() });
             }
         }
-        // HTTP/2 names the host in the address. HTTP/1.0 need not name it, but browsers do not speak that.
-        let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
-        match host.or(request.uri().authority().map(|a| a.as_str())) {
+        // HTTP/2 names the host in the address; where HTTP/1.1 does too, the header does not count (RFC 9112, 3.2.2).
+        // HTTP/1.0 need not name it, but browsers do not speak that.
+        let host = || headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+        match request.uri().authority().map(|a| a.as_str()).or_else(host) {
             Some(host) if !self.is_own(host) => Err(Foreign { header: "Host", value: host.to_owned() }),
             _ => Ok(()),
         }
     }
 
     fn is_own(&self, authority: &str) -> bool {
-        let host = host_of(authority);
+        // An address may name a user before its host.
+        let host = host_of(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
         if host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
             return true;
         }
@@ -115,5 +117,13 @@ mod tests {
         let request = |uri: &str| Request::builder().uri(uri).body(()).unwrap();
         assert!(Hosts::default().check(&request("http://localhost:1/write")).is_ok());
         assert!(Hosts::default().check(&request("http://evil.example/write")).is_err());
+        assert!(Hosts::default().check(&request("http://localhost@evil.example/write")).is_err());
+    }
+
+    #[test]
+    fn the_address_counts_where_both_name_a_host() {
+        let request = |uri: &str, host: &str| Request::builder().uri(uri).header("host", host).body(()).unwrap();
+        assert!(Hosts::default().check(&request("http://evil.example/write", "localhost")).is_err());
+        assert!(Hosts::default().check(&request("http://localhost/write", "evil.example")).is_ok());
     }
 }

@@ -260,6 +260,7 @@ fn turned_away<B>(request: &Request<B>, refusal: &Refusal, id: RequestId) -> Res
     let dialect = Dialect::of(uri.path(), uri.query().unwrap_or_default()).unwrap_or(Dialect::InfluxV3);
     let status = match refusal {
         Refusal::NoToken | Refusal::UnknownToken => StatusCode::UNAUTHORIZED,
+        Refusal::Hosts { .. } => StatusCode::BAD_REQUEST,
         Refusal::Foreign(_) | Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
         Refusal::Nowhere { .. } => StatusCode::NOT_FOUND,
     };
@@ -326,11 +327,11 @@ const INFLUXDB_BUILD: HeaderName = HeaderName::from_static("x-influxdb-build");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
-/// What every answer tells: clients of InfluxDB find out by it whom they talk to, people which request went wrong.
 fn header_of(id: RequestId) -> HeaderValue {
     HeaderValue::from_str(id.as_str()).expect("digits are fine in a header")
 }
 
+/// What every answer tells: clients of InfluxDB find out by it whom they talk to, people which request went wrong.
 fn name_answer<B>(response: &mut Response<B>, id: RequestId) {
     let headers = response.headers_mut();
     let id = header_of(id);
