@@ -199,6 +199,17 @@ pub struct Settings {
     #[arg(long, env = "ALLUVIUM_MAX_BODY_BYTES", value_name = "BYTES", default_value = "64MiB", help_heading = "Writing")]
     pub max_body_bytes: ByteCount,
 
+    /// Longest line, up to 8MiB; a longer one is refused, the others of its body are not
+    #[arg(
+        long,
+        env = "ALLUVIUM_MAX_LINE_BYTES",
+        value_name = "BYTES",
+        default_value = "1MiB",
+        help_heading = "Writing",
+        value_parser = line_bytes
+    )]
+    pub max_line_bytes: ByteCount,
+
     /// Bodies being worked on at once, in bytes; beyond it 503
     #[arg(long, env = "ALLUVIUM_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value = "256MiB", help_heading = "Writing")]
     pub max_in_flight_bytes: ByteCount,
@@ -331,6 +342,17 @@ fn address(text: &str) -> Result<String, String> {
     match is_address(text) {
         true => Ok(text.to_owned()),
         false => Err("no address; write it like 127.0.0.1:2558".to_owned()),
+    }
+}
+
+/// A row must fit into one record of the log, with room for what stands beside it.
+const LONGEST_LINE_BYTES: u64 = 8 << 20;
+
+fn line_bytes(text: &str) -> Result<ByteCount, String> {
+    let bytes: ByteCount = text.parse()?;
+    match (1..=LONGEST_LINE_BYTES).contains(&bytes.0) {
+        true => Ok(bytes),
+        false => Err(format!("a line has 1 byte at least and {} at most", ByteCount(LONGEST_LINE_BYTES))),
     }
 }
 
@@ -698,6 +720,8 @@ mod tests {
             ("listen = \":2558\"", "':2558'"),
             ("listen = \"127.0.0.1:99999\"", "'127.0.0.1:99999'"),
             ("rpc_listen = \"x\"", "--rpc-listen"),
+            ("max_line_bytes = \"9MiB\"", "8MiB at most"),
+            ("max_line_bytes = 0", "1 byte at least"),
             ("log = \"[\"", "'[' for '--log <FILTER>'"),
         ] {
             let error = load_with(&[], Some(wrong)).unwrap_err();

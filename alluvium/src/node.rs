@@ -441,6 +441,7 @@ fn open_doors(
         IngestOptions {
             auto_create_databases: settings.auto_create_databases,
             max_body_bytes: settings.max_body_bytes.0,
+            max_line_bytes: settings.max_line_bytes.0 as usize,
             max_in_flight_bytes: settings.max_in_flight_bytes.0,
             clock: clock.clone(),
             origin: u128::from(seed()) << 64 | u128::from(seed()),

@@ -280,6 +280,7 @@ async fn every_route_of_the_router_has_a_rule() {
     let options = IngestOptions {
         auto_create_databases: true,
         max_body_bytes: 1 << 20,
+        max_line_bytes: 1 << 20,
         max_in_flight_bytes: 64 << 20,
         clock: clock.clone(),
         origin: 1,

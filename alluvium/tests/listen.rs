@@ -65,7 +65,14 @@ impl Server {
         .expect("the node starts");
         let ingest = Ingest::new(
             cluster.clone(),
-            IngestOptions { auto_create_databases: true, max_body_bytes: 1 << 20, max_in_flight_bytes: 64 << 20, clock, origin: 1 },
+            IngestOptions {
+                auto_create_databases: true,
+                max_body_bytes: 1 << 20,
+                max_line_bytes: 1 << 20,
+                max_in_flight_bytes: 64 << 20,
+                clock,
+                origin: 1,
+            },
         );
         let (say, events) = mpsc::channel(16);
         let go = Arc::new(Notify::new());
@@ -196,13 +203,6 @@ async fn a_foreign_host_or_origin_is_refused_in_the_words_of_its_endpoint() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again() {
-    let server = Server::start(Limits::default()).await;
-    let mut stream = server.connect().await;
-    for _ in 0..3 {
-        stream.write_all(WRITE.as_bytes()).await.expect("the request is read");
-        assert!(head_of(&mut stream).await.starts_with("HTTP/1.1 204 "));
-#[tokio::test]
 async fn a_host_hidden_behind_another_does_not_get_in() {
     let server = Server::start(Limits::default()).await;
     for (request, status) in [
@@ -217,6 +217,13 @@ async fn a_host_hidden_behind_another_does_not_get_in() {
     }
 }
 
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let server = Server::start(Limits::default()).await;
+    let mut stream = server.connect().await;
+    for _ in 0..3 {
+        stream.write_all(WRITE.as_bytes()).await.expect("the request is read");
+        assert!(head_of(&mut stream).await.starts_with("HTTP/1.1 204 "));
     }
     stream.write_all(WRITE.repeat(3).as_bytes()).await.expect("requests may come together");
     for _ in 0..3 {

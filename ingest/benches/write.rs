@@ -55,7 +55,14 @@ async fn run(dir: &std::path::Path, lines: usize, connections: usize, duration: 
     })
     .await
     .expect("the node starts");
-    let options = IngestOptions { auto_create_databases: true, max_body_bytes: 32 << 20, max_in_flight_bytes: 256 << 20, clock, origin: 1 };
+    let options = IngestOptions {
+        auto_create_databases: true,
+        max_body_bytes: 32 << 20,
+        max_line_bytes: 1 << 20,
+        max_in_flight_bytes: 256 << 20,
+        clock,
+        origin: 1,
+    };
     let ingest = Ingest::new(cluster.clone(), options);
     let request = Arc::new(WriteRequest::read("/api/v2/write", "bucket=bench").expect("a path for writes").expect("a good request"));
     // As many lines as a million rows have, sent again and again: what is stored does not change what storing costs.

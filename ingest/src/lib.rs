@@ -53,6 +53,8 @@ pub struct IngestOptions {
     pub auto_create_databases: bool,
     /// Bytes that a body may have, before and after inflation.
     pub max_body_bytes: u64,
+    /// Bytes that a line may have.
+    pub max_line_bytes: usize,
     /// Bytes of all bodies that are being worked on; beyond it writes are refused at once.
     pub max_in_flight_bytes: u64,
     /// The time of day, for points that bring none.

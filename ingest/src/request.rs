@@ -192,7 +192,7 @@ mod tests {
         let long = "x".repeat(256);
         assert_eq!(
             refusal("/api/v2/write", &format!("bucket={long}")),
-            format!("database name '{}' is longer than 255 bytes (limit max_name_bytes)", "x".repeat(64))
+            format!("database name '{}' is longer than 255 bytes (limit max_name_bytes, fixed)", "x".repeat(64))
         );
     }
 }

@@ -166,7 +166,7 @@ impl Ingest {
             arrival: arrived,
             schema: Some(database),
             cutoff: self.cluster.cutoff(database),
-            limits: LineLimits::default(),
+            limits: LineLimits { line_bytes: self.options.max_line_bytes, ..LineLimits::default() },
             map: Some(&map),
         };
         let mut parser = self.parsers.take(database.id);

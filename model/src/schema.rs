@@ -17,9 +17,9 @@ pub const DEFAULT_ROUTING_TAG: &str = "device_id";
 pub const DEFAULT_DATABASE: &str = "default";
 /// Names that SQL keeps for itself.
 const RESERVED: [&str; 2] = ["system", "information_schema"];
-/// Columns that a table may have; setting `max_columns_per_table`.
+/// Columns that a table may have; limit `max_columns_per_table`, fixed.
 pub const MAX_COLUMNS_PER_TABLE: usize = 1_000;
-/// Tables that a database may have; setting `max_tables_per_database`.
+/// Tables that a database may have; limit `max_tables_per_database`, fixed.
 pub const MAX_TABLES_PER_DATABASE: usize = 10_000;
 /// Bytes of a database's, table's or column's name.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -128,7 +128,7 @@ pub enum SchemaError {
         asked: String,
     },
     /// The table has as many columns as it may.
-    #[error("table '{table}' would have more than {limit} columns (setting max_columns_per_table)")]
+    #[error("table '{table}' would have more than {limit} columns (limit max_columns_per_table, fixed)")]
     TooManyColumns {
         /// The table.
         table: Arc<str>,
@@ -136,7 +136,7 @@ pub enum SchemaError {
         limit: usize,
     },
     /// The database has as many tables as it may.
-    #[error("database '{database}' would have more than {limit} tables (setting max_tables_per_database)")]
+    #[error("database '{database}' would have more than {limit} tables (limit max_tables_per_database, fixed)")]
     TooManyTables {
         /// The database.
         database: Arc<str>,
@@ -353,7 +353,7 @@ pub fn check_name(what: &str, name: &str) -> Result<(), SchemaError> {
     let why = if name.is_empty() {
         "is empty".to_owned()
     } else if name.len() > MAX_NAME_BYTES {
-        format!("is longer than {MAX_NAME_BYTES} bytes (limit max_name_bytes)")
+        format!("is longer than {MAX_NAME_BYTES} bytes (limit max_name_bytes, fixed)")
     } else if name.chars().any(|c| c.is_control()) {
         "has a control character".to_owned()
     } else {

@@ -57,21 +57,24 @@ const CELLS_PER_BYTE: usize = 16;
 /// A line shorter than this is rare enough that its row may cost an allocation.
 const SHORT_LINE_BYTES: usize = 16;
 
-/// What a body may not exceed; each with the setting that its error names.
+/// Bytes of one line where nothing else is set.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// What a body may not exceed; each with the name that its error tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineLimits {
     /// Bytes of one line; setting `max_line_bytes`.
     pub line_bytes: usize,
-    /// Columns of one table; setting `max_columns_per_table`.
+    /// Columns of one table; limit `max_columns_per_table`.
     pub columns_per_table: usize,
-    /// Tables of one database; setting `max_tables_per_database`.
+    /// Tables of one database; limit `max_tables_per_database`.
     pub tables_per_database: usize,
 }
 
 impl Default for LineLimits {
     fn default() -> LineLimits {
         LineLimits {
-            line_bytes: 1 << 20,
+            line_bytes: MAX_LINE_BYTES,
             columns_per_table: model::schema::MAX_COLUMNS_PER_TABLE,
             tables_per_database: model::schema::MAX_TABLES_PER_DATABASE,
         }

@@ -375,8 +375,8 @@ fn limits_tell_their_setting() {
         told,
         [
             (1, RefusedKind::Limit, "line of 48 bytes is longer than 40 bytes (setting max_line_bytes)"),
-            (3, RefusedKind::Limit, "table 'm' would have more than 3 columns (setting max_columns_per_table)"),
-            (6, RefusedKind::Limit, "database 'd' would have more than 2 tables (setting max_tables_per_database)"),
+            (3, RefusedKind::Limit, "table 'm' would have more than 3 columns (limit max_columns_per_table, fixed)"),
+            (6, RefusedKind::Limit, "database 'd' would have more than 2 tables (limit max_tables_per_database, fixed)"),
         ]
     );
     for body in [format!("{name} f=1 1"), format!("m,{name}=1 f=1 1"), format!("m {name}=1 1")] {

@@ -84,8 +84,14 @@ impl Node {
         })
         .await
         .expect("the node starts");
-        let mut options =
-            IngestOptions { auto_create_databases: true, max_body_bytes: 64 << 20, max_in_flight_bytes: 256 << 20, clock, origin: 1 };
+        let mut options = IngestOptions {
+            auto_create_databases: true,
+            max_body_bytes: 64 << 20,
+            max_line_bytes: 1 << 20,
+            max_in_flight_bytes: 256 << 20,
+            clock,
+            origin: 1,
+        };
         change(&mut options);
         let ingest = Ingest::new(cluster.clone(), options);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
