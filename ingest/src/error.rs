@@ -43,6 +43,12 @@ pub enum Error {
         /// What the request says.
         encoding: String,
     },
+    /// A text in letters that lines are not written in.
+    #[error("a body in the charset '{charset}' is not read: send line protocol as utf-8")]
+    Charset {
+        /// What the request says.
+        charset: String,
+    },
     /// A body that is something else.
     #[error("{what} is not line protocol: send lines like table,tag=value field=1.5 1700000000000000000")]
     NotLineProtocol {
@@ -102,6 +108,7 @@ impl Error {
             | Error::EmptyBody
             | Error::TooLarge { .. }
             | Error::Encoding { .. }
+            | Error::Charset { .. }
             | Error::NotLineProtocol { .. }
             | Error::BadBody { .. }
             | Error::Forbidden(_) => ErrorKind::YourRequest,

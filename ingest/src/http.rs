@@ -31,7 +31,7 @@ use crate::answer;
 use crate::body::{self, Encoding};
 use crate::error::{Error, cut};
 use crate::influx_compat::{self, Show, Statement};
-use crate::request::{Dialect, WriteRequest, check_database_name};
+use crate::request::{Dialect, WriteRequest, check_database_name, check_encoding};
 use crate::request_id::RequestId;
 use crate::write::Written;
 
@@ -172,7 +172,9 @@ fn refusal(dialect: Dialect, error: &Error, id: RequestId) -> Response {
 fn status_of(error: &Error) -> (StatusCode, &'static str) {
     match (error, error.kind()) {
         (Error::TooLarge { .. }, _) => (StatusCode::PAYLOAD_TOO_LARGE, "request too large"),
-        (Error::Encoding { .. } | Error::NotLineProtocol { .. }, _) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type"),
+        (Error::Encoding { .. } | Error::Charset { .. } | Error::NotLineProtocol { .. }, _) => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported media type")
+        }
         (Error::Forbidden(_), _) => (StatusCode::FORBIDDEN, "forbidden"),
         (Error::Cluster(cluster::Error::NoDatabase { .. }), _) => (StatusCode::NOT_FOUND, "not found"),
         (Error::Cluster(cluster::Error::DatabaseExists { .. }), _) => (StatusCode::CONFLICT, "conflict"),
@@ -220,7 +222,16 @@ fn refuse_other_types(headers: &HeaderMap) -> Result<(), Error> {
     if foreign.iter().any(|word| kind.contains(word)) {
         return Err(Error::NotLineProtocol { what: format!("a body of type '{}'", cut(&kind, 64)) });
     }
-    Ok(())
+    let charset = text
+        .split(';')
+        .skip(1)
+        .filter_map(|parameter| parameter.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    let charset = charset.map_or("utf-8", |(_, value)| value.trim().trim_matches(['"', '\'']).trim());
+    match ["utf-8", "utf8", "us-ascii", "ascii", ""].iter().any(|known| charset.eq_ignore_ascii_case(known)) {
+        true => Ok(()),
+        false => Err(Error::Charset { charset: cut(charset, 64).to_owned() }),
+    }
 }
 
 /// Refuses a body that is JSON whatever it says: a list of parse errors would not tell its sender what is wrong.
@@ -322,6 +333,9 @@ async fn query(State(ingest): State<Arc<Ingest>>, request: Request) -> Response 
     }
     let (mut q, mut database) = (String::new(), String::new());
     for source in [head.uri.query().unwrap_or_default().as_bytes(), &form] {
+        if let Err(error) = check_encoding(source) {
+            return refusal(Dialect::InfluxV1, &error, id);
+        }
         for (name, value) in form_urlencoded::parse(source).filter(|(_, value)| !value.is_empty()) {
             match &*name {
                 "q" => q = value.into_owned(),
@@ -457,6 +471,9 @@ async fn list_databases(State(ingest): State<Arc<Ingest>>, request: Request) -> 
 
 async fn drop_database(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
     let id = request.extensions().get().copied().unwrap_or_else(|| ingest.request_ids.next());
+    if let Err(error) = check_encoding(request.uri().query().unwrap_or_default().as_bytes()) {
+        return refusal(Dialect::InfluxV3, &error, id);
+    }
     let old = parameter(request.uri().query(), "db");
     if old.is_empty() {
         let error = Error::BadParameter { name: "db", value: old, allowed: "name the database to drop" };
@@ -494,6 +511,17 @@ mod tests {
         };
         for kind in ["text/plain; charset=utf-8", "application/octet-stream", "application/x-www-form-urlencoded", ""] {
             assert!(with(kind).is_ok(), "{kind}");
+        }
+        for kind in [
+            "text/plain; charset=UTF-8",
+            "text/plain;charset=\"utf-8\"",
+            "text/plain; format=flowed; Charset=us-ascii",
+            "text/plain; charset=",
+        ] {
+            assert!(with(kind).is_ok(), "{kind}");
+        }
+        for kind in ["text/plain; charset=utf-16", "text/plain;format=flowed;charset=\"UTF-16\"", "text/plain; CHARSET=iso-8859-1"] {
+            assert!(matches!(with(kind), Err(Error::Charset { .. })), "{kind}");
         }
         let error = with("Application/JSON; charset=utf-8").unwrap_err();
         assert_eq!(

@@ -56,6 +56,9 @@ impl WriteRequest {
     /// Reads path and query of a `POST`; `None` if the path is no write endpoint.
     pub fn read(path: &str, query: &str) -> Option<Result<WriteRequest, (Dialect, Error)>> {
         let dialect = Dialect::of(path, query)?;
+        if let Err(error) = check_encoding(query.as_bytes()) {
+            return Some(Err((dialect, error)));
+        }
         let mut asked = Asked::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if value.is_empty() {
@@ -101,6 +104,35 @@ impl Asked<'_> {
         check_database_name(&database)?;
         Ok(WriteRequest { dialect, database, precision, accept_partial })
     }
+}
+
+/// Refuses parameters that name a database and are no percent-encoded UTF-8: read with replacement letters, two different
+/// ones would be one database.
+pub(crate) fn check_encoding(pairs: &[u8]) -> Result<(), Error> {
+    let raw = pairs.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
+    for (raw, (name, _)) in raw.zip(form_urlencoded::parse(pairs)) {
+        let Some(name) = ["db", "bucket", "rp", "q"].into_iter().find(|known| *known == name) else { continue };
+        let value = raw.iter().position(|b| *b == b'=').map_or(&raw[raw.len()..], |at| &raw[at + 1..]);
+        if !is_encoded(value) {
+            return Err(bad(name, &String::from_utf8_lossy(value), "percent-encode its UTF-8, and a % itself as %25"));
+        }
+    }
+    Ok(())
+}
+
+fn is_encoded(value: &[u8]) -> bool {
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut bytes = value.iter();
+    while let Some(&byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|b| char::from(*b).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else { return false };
+        decoded.push((high * 16 + low) as u8);
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 fn bad(name: &'static str, value: &str, allowed: &'static str) -> Error {
@@ -178,6 +210,22 @@ mod tests {
         assert_eq!(read("/write", "db=d&rp=autogen").database, "d");
         assert_eq!(read("/write", "db=d&rp=default").database, "d");
         assert_eq!(read("/write", "rp=two_weeks&db=d").database, "d/two_weeks");
+    }
+
+    #[test]
+    fn two_names_are_never_read_as_one() {
+        for query in ["db=%ff", "db=%fe", "db=%zz", "db=%", "db=%4", "precision=s&db=a%c3", "&rp=%ff&db=d", "d%62=%zz"] {
+            let error = refusal("/write", query);
+            assert!(error.contains("percent-encode its UTF-8"), "{query}: {error}");
+        }
+        assert_eq!(
+            refusal("/api/v2/write", "bucket=%zz"),
+            "parameter 'bucket' cannot be '%zz': percent-encode its UTF-8, and a % itself as %25"
+        );
+        assert_eq!(read("/write", "db=%25zz").database, "%zz");
+        assert_eq!(read("/write", "db=a+b%20c%C3%BC").database, "a b c\u{fc}");
+        // A password is nobody's name.
+        assert_eq!(read("/write", "db=d&u=any&p=100%").database, "d");
     }
 
     #[test]

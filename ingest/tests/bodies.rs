@@ -110,6 +110,9 @@ async fn an_empty_body_is_nothing_to_influxdb_1_and_a_mistake_to_2_and_3() {
         if status == 400 {
             assert_eq!(answer.error(), whole_error("invalid", "the body is empty: writing requires points"));
         }
+        // Compressed nothing is nothing.
+        let gzipped = node.send(&format!("POST {endpoint}"), &["Content-Encoding: gzip"], &gzip(b"")).await;
+        assert_eq!(gzipped.status, status, "{endpoint}");
         assert_eq!(node.write(endpoint, "# nothing\n\n").await.status, 204, "{endpoint}");
     }
 }
@@ -132,4 +135,40 @@ async fn a_body_that_breaks_off_is_to_be_sent_again_and_chunks_that_are_none_are
     let answer = node.exchange(format!("{start}Transfer-Encoding: chunked\r\n\r\nzz\r\ncpu v=1 1").as_bytes()).await;
     assert_eq!(answer.status, 400, "{}", answer.text());
     assert!(node.rows("d", "cpu").await.is_empty());
+}
+
+#[tokio::test]
+async fn text_that_is_no_utf_8_is_a_415() {
+    let node = Node::start().await;
+    let answer = post(&node, &["Content-Type: text/plain; charset=utf-16"], LINE).await;
+    let sentence = "a body in the charset 'utf-16' is not read: send line protocol as utf-8";
+    assert_eq!((answer.status, answer.error()), (415, whole_error("unsupported media type", sentence)));
+}
+
+#[tokio::test]
+async fn a_line_beyond_the_setting_is_refused_alone() {
+    let node = Node::start_with(|options| options.max_line_bytes = 12).await;
+    let answer = post(&node, &[], b"cpu v=1 1\ncpu long=1 2345\n").await;
+    assert_eq!(answer.status, 400);
+    let told = answer.error()["data"][0]["error_message"].clone();
+    assert_eq!(told, "line of 15 bytes is longer than 12 bytes (setting max_line_bytes)");
+    assert_eq!(node.rows("d", "cpu").await, ["1970-01-01T00:00:00.000000001 1.0"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_text_makes_no_database() {
+    let node = Node::start().await;
+    for request in [
+        "POST /write?db=%ff",
+        "POST /write?db=%zz",
+        "POST /api/v2/write?bucket=%fe",
+        "POST /api/v3/write_lp?db=a%",
+        "POST /query?q=CREATE+DATABASE+%ff",
+        "DELETE /api/v3/configure/database?db=%ff",
+    ] {
+        let answer = node.send(request, &[], LINE).await;
+        let message = answer.error()["message"].as_str().expect("a sentence").to_owned();
+        assert!(answer.status == 400 && message.contains("percent-encode"), "{request}: {message}");
+    }
+    assert!(node.cluster.catalog().databases.is_empty());
 }
