@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! saved  = | format u8 = 1 | origins u32 | origin u128 … | window × 2 |     recent, day; all numbers little-endian
-//! window = | 0 i64 | count u32 | answer × count |                      oldest first
+//! window = | last arrival i64 | count u32 | answer × count |                      oldest first
 //! answer = | origin's number u32 | sequence u64 | arrived i64 | rows u32 |
 //! ```
 
@@ -93,7 +93,8 @@ impl Retries {
         out.extend_from_slice(&(list.len() as u32).to_le_bytes());
         list.iter().for_each(|origin| out.extend_from_slice(&origin.to_le_bytes()));
         for window in [&self.recent, &self.day] {
-            out.extend_from_slice(&[0; 8]);
+            let last = window.order.back().map_or(i64::MIN, |(_, _, arrived)| *arrived);
+            out.extend_from_slice(&last.to_le_bytes());
             out.extend_from_slice(&(window.order.len() as u32).to_le_bytes());
             for &(origin, sequence, arrived) in &window.order {
                 out.extend_from_slice(&origins[&origin].to_le_bytes());
@@ -121,7 +122,7 @@ impl Retries {
             origins.push(u128::from_le_bytes(r.take("origin")?));
         }
         for window in [&mut retries.recent, &mut retries.day] {
-            r.take::<8>("window")?;
+            r.take::<8>("last arrival")?;
             for _ in 0..u32::from_le_bytes(r.take("answers")?) {
                 let at = r.at;
                 let number = u32::from_le_bytes(r.take("origin's number")?);
