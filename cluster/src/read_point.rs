@@ -23,7 +23,8 @@ impl Replica {
                 RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
                     Error::NotHere { shard: self.shard(), leader: to.leader_id.map(NodeId) }
                 }
-                RaftError::APIError(other) => Error::Unknown { shard: self.shard(), why: other.to_string() },
+                // It takes itself for the leader, and no majority says so.
+                RaftError::APIError(_) => Error::NoLeader { shard: self.shard() },
                 RaftError::Fatal(error) => {
                     Error::Stopped { what: self.name().to_owned(), why: self.stopped().unwrap_or_else(|| error.to_string()) }
                 }

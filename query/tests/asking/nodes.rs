@@ -381,6 +381,30 @@ async fn a_shard_that_is_gone_is_named_or_left_out_as_asked_and_never_missed() {
     fleet.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_of_three_answers_stale_questions_and_those_that_may_be_answered_in_part() {
+    let mut fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 3).await;
+    fleet.node(3).write(&phones()).await;
+    let sql = "SELECT count(*) AS n FROM phone";
+    let stale = RunOptions { consistency: Consistency::Stale, ..RunOptions::default() };
+    fleet
+        .until("the one that stays has all rows", || async { fleet.node(0).csv(sql, stale.clone()).await.is_ok_and(|n| n == "n\n600\n") })
+        .await;
+    fleet.kill(1).await;
+    fleet.kill(2).await;
+    for i in [3, 0] {
+        assert_eq!(fleet.node(i).csv(sql, stale.clone()).await.unwrap(), "n\n600\n", "node {i}");
+        // Nobody can say that these rows are the newest.
+        let allow = RunOptions { partial: Partial::Allow, ..RunOptions::default() };
+        let mut answer = fleet.node(i).engine.run("default", sql, allow).await.unwrap_or_else(|e| panic!("node {i}: {e:?}"));
+        while let Some(batch) = answer.next().await {
+            batch.unwrap();
+        }
+        assert_eq!(answer.summary().missing.len(), 3, "node {i}");
+    }
+    fleet.end().await;
+}
+
 /// The head and the bytes of an answer over HTTP.
 async fn over_http(node: &Node, options: &str, sql: &str) -> (http::response::Parts, Vec<u8>) {
     let router = query::http::router(node.engine.clone());
