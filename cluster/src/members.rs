@@ -196,7 +196,6 @@ impl Cluster {
         let all = seen.looks.is_multiple_of(LOOKS_PER_ROLL_CALL);
         let asked: Vec<NodeId> = state.nodes.values().filter(|n| n.roles.storage || all).map(|n| n.id).collect();
         let reached = futures::future::join_all(asked.iter().map(|&node| async move { (node, self.in_reach(node).await) })).await;
-        let in_reach: BTreeSet<NodeId> = reached.iter().filter(|(_, reached)| *reached).map(|(node, _)| *node).collect();
         let now = Instant::now();
         let mut may_hold = Vec::new();
         for (node, reached) in reached {
@@ -212,7 +211,7 @@ impl Cluster {
                     self.metadata.decide(Command::SetNodeState { node, state: NodeState::Active }).await?;
                     return Ok(());
                 }
-            } else if info.state == NodeState::Active && last.elapsed() >= self.gone_after() && !decides(node, &state, &in_reach) {
+            } else if info.state == NodeState::Active && last.elapsed() >= self.gone_after() {
                 tracing::warn!(node = info.name, roles = %info.roles, "a node is taken to be gone: it was out of reach for too long");
                 self.metadata.decide(Command::SetNodeState { node, state: NodeState::Gone }).await?;
                 return Ok(());
@@ -258,12 +257,6 @@ impl Cluster {
         }
         Ok(())
     }
-}
-
-/// Whether a shard needs a node that is out of reach: without it too few are left to decide where else its replica goes.
-fn decides(node: NodeId, state: &State, in_reach: &BTreeSet<NodeId>) -> bool {
-    let of = state.placements.values().filter(|placement| placement.replicas.contains(&node));
-    of.into_iter().any(|placement| placement.replicas.iter().filter(|n| in_reach.contains(n)).count() * 2 <= placement.replicas.len())
 }
 
 /// Whether a member has nearly the whole log.

@@ -77,7 +77,7 @@ impl Cluster {
             Some((_, going)) => (going.at, going.last),
             None => self.shard_map().range_of_shard(shard).map(|range| (range.start, range.last)).ok_or_else(unknown)?,
         };
-        let storage = state.nodes.values().filter(|node| node.roles.storage && node.state != NodeState::Gone);
+        let storage = state.nodes.values().filter(|node| node.roles.storage && !node.given_up);
         let asked = storage.map(|node| async move { (node.id, self.leading_at(shard, node.id).await) });
         let answers: BTreeMap<NodeId, Leading> =
             futures::future::join_all(asked).await.into_iter().filter_map(|(node, answer)| Some((node, answer?))).collect();
@@ -188,7 +188,7 @@ impl Replica {
         let last = self.log().last();
         let held = last.map(|last| Held { index: last.index, arrived_ns: self.log().last_arrival().map(|at: Timestamp| at.0) });
         match last {
-            _ if raft.voter_ids().eq([me]) => {}
+            _ if raft.voter_ids().eq([me]) && self.log().is_named(&crate::group::membership(raft)) => {}
             // The membership that it gets names it.
             None => raft.initialize(BTreeMap::from([(me, member)])).await.map_err(|e| failed(e.to_string()))?,
             Some(last) => {

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -75,6 +75,7 @@ pub(crate) struct Replica {
     /// Tells the writer that forms the next group that there is a place for it.
     place: Notify,
     settled: Notify,
+    lacks_files: AtomicBool,
 }
 
 #[derive(Default)]
@@ -100,7 +101,13 @@ struct Waiting {
 
 impl Replica {
     pub(crate) fn new(parts: ReplicaParts) -> Arc<Replica> {
-        Arc::new(Replica { parts, queue: Mutex::default(), place: Notify::new(), settled: Notify::new() })
+        Arc::new(Replica {
+            parts,
+            queue: Mutex::default(),
+            place: Notify::new(),
+            settled: Notify::new(),
+            lacks_files: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn shard(&self) -> ShardId {
@@ -300,10 +307,15 @@ impl Replica {
     pub(crate) fn may_follow(&self, bytes: usize) -> Result<()> {
         self.parts.log.reserve(bytes + LOG_SLACK_BYTES)?;
         let limit = 2 * MEMTABLES * self.parts.flush_bytes as u64;
-        if self.parts.progress.memtable_bytes.load(Ordering::Relaxed) > limit && self.parts.store.stats().behind > 0 {
+        if self.lacks_files.load(Ordering::Relaxed) && self.parts.progress.memtable_bytes.load(Ordering::Relaxed) > limit {
             return Err(Error::Overloaded { what: format!("the memory of {} (points whose files it lacks)", self.parts.name), limit });
         }
         Ok(())
+    }
+
+    /// Takes note whether there are files that this replica could not get when it last tried.
+    pub(crate) fn note_lack(&self, lacks_files: bool) {
+        self.lacks_files.store(lacks_files, Ordering::Relaxed);
     }
 
     /// Who leads the group, as far as this member knows; itself only while it may.

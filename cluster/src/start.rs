@@ -372,9 +372,7 @@ impl Shared {
         let is_founded = placement.has_moved
             || placement.split_from.is_some()
             || !placement.replicas.iter().all(|replica| placement.founders.contains(replica));
-        // Those that a shard is split off to are named by the same numbers, also where one of them could not found it.
-        let is_named = is_founder || (placement.split_from.is_some() && !placement.has_moved);
-        let new = match is_named {
+        let new = match is_founder {
             true => self.founding_replica(group, node),
             false => ReplicaId(self.chance.lock().number()),
         };

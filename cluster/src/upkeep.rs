@@ -174,13 +174,18 @@ impl Work {
         let mut told = None;
         while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY)) {
             let store = self.replica.store();
-            if let Err(error) = self.catch_up() {
+            let caught_up = self.catch_up();
+            // Files that are here and reach beyond what is applied need the entries, not more room.
+            let lacks = |error: &Error| !matches!(error, Error::Storage(storage::Error::Unfit { .. }));
+            self.replica.note_lack(caught_up.as_ref().is_err_and(lacks));
+            if let Err(error) = caught_up {
                 tracing::warn!(group = self.replica.name(), %error, "this replica lacks files and could not fetch them; it is tried again");
                 retry = Some(RETRY_FIRST);
             } else if !self.replica.raft().is_leader() {
                 retry = None;
                 unflushed_since = None;
                 told = None;
+                *self.unspread_flush.lock() = None;
                 if let Err(error) = self.follow() {
                     tracing::warn!(group = self.replica.name(), %error, "what is no longer needed was not let go of");
                 }
@@ -322,6 +327,7 @@ impl Work {
         while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY * 12)) {
             let mut failed = None;
             if !self.replica.raft().is_leader() {
+                *self.unspread_merge.lock() = None;
                 tell(now, &Err(self.replica.not_here()));
                 retry = None;
                 continue;
@@ -391,7 +397,8 @@ impl Work {
         unspread: &Unspread,
         make: impl FnOnce() -> storage::Result<Option<ManifestEdit>>,
     ) -> storage::Result<Option<ManifestEdit>> {
-        match unspread.lock().take() {
+        // What became of its rows meanwhile may have had the files removed.
+        match unspread.lock().take().filter(|edit| self.replica.store().missing_files(edit.files()).is_empty()) {
             Some(edit) => Ok(Some(edit)),
             None => make(),
         }

@@ -2,7 +2,7 @@
 //!
 //! A member that is told by the group's log does so too, for it may have been let go and nobody tells it. Any storage node may be
 //! asked, so that the few members need not answer everybody: it answers as soon as there is something newer, or after a while
-//! that there is not, and how long ago a member with a leader said so. One that does not answer, or does not know for too
+//! that there is not, and how long ago the group's leader said so. One that does not answer, or does not know for too
 //! long (two that follow each other would never hear anything), is left for the next. What this node shows is thereby a little old at times, never wrong: who needs what was decided
 //! before now asks the leader first (`Metadata::refresh`).
 
@@ -18,7 +18,7 @@ use crate::peer::{Lane, Peers};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// After all were asked in vain.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// What a member said so long ago is not passed on.
+/// What the leader said so long ago is not passed on.
 pub(super) const TOO_OLD: Duration = Duration::from_secs(15);
 
 /// The nodes that may be members: the storage nodes, or, while this node knows of none, everybody it has met.
@@ -29,7 +29,8 @@ pub(super) fn may_know(state: &State, peers: &Peers) -> Vec<NodeId> {
 
 /// Follows the group's state until the runtime ends, while this node does not lead.
 pub(crate) async fn follow(metadata: Arc<Metadata>, published: Arc<Published>, peers: Arc<Peers>) {
-    let mut turn = 0_usize;
+    // Not everybody begins with the same one.
+    let mut turn = peers.me().0 as usize;
     loop {
         if metadata.leads() {
             tokio::time::sleep(PATIENCE).await;
@@ -58,7 +59,7 @@ pub(crate) async fn follow(metadata: Arc<Metadata>, published: Arc<Published>, p
                 *published.fresh.lock() = Instant::now().checked_sub(Duration::from_millis(age_ms));
             }
             Err(()) => {
-                turn += 1;
+                turn = turn.wrapping_add(1);
                 if turn.is_multiple_of(members.len()) {
                     tokio::time::sleep(TRY_AGAIN).await;
                 }

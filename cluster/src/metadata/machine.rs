@@ -37,7 +37,7 @@ pub(crate) struct Published {
     pub(crate) next: watch::Sender<u64>,
     /// One above the last entry that the saved state covers.
     pub(crate) saved: AtomicU64,
-    /// When what is shown was the newest that a member knew who had a leader; `None`: never.
+    /// When what is shown was the newest that the group's leader knew; `None`: never.
     pub(crate) fresh: Mutex<Option<Instant>>,
 }
 
@@ -63,7 +63,7 @@ impl Published {
 /// What a node says to one that follows it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct News {
-    /// How old this is: since a member said it that had a leader.
+    /// How old this is: since the group's leader said it.
     pub(crate) age_ms: u64,
     /// What is newer, if anything.
     pub(crate) shown: Option<Shown>,

@@ -361,12 +361,18 @@ impl Metadata {
 
     /// How old at most what this node shows is; `None`: too old to tell others.
     fn age(&self) -> Option<Duration> {
-        let has_leader = |member: &Member| member.raft.metrics().borrow_watched().current_leader.is_some();
-        let age = match &self.member {
-            Some(member) if has_leader(member) => Duration::ZERO,
-            _ => self.published.fresh.lock().map(|fresh| fresh.elapsed())?,
+        // A member that was let go, or is cut off, still takes whom it followed for its leader: only the leader itself knows,
+        // and as long as a majority says so.
+        let of_leader = |member: &Member| match (member.raft.is_leader(), member.log.sole_voter()) {
+            (false, _) => None,
+            (true, true) => Some(Duration::ZERO),
+            (true, false) => {
+                let acknowledged = member.raft.metrics().borrow_watched().last_quorum_acked;
+                acknowledged.map(|at| openraft::Instant::elapsed(&at.into_inner()))
+            }
         };
-        (age <= follow::TOO_OLD).then_some(age)
+        let of_others = || self.published.fresh.lock().map(|fresh| fresh.elapsed());
+        self.member.as_ref().and_then(of_leader).or_else(of_others).filter(|age| *age <= follow::TOO_OLD)
     }
 
     /// Has the state saved when enough has been decided since, and lets go of the log before what is saved.

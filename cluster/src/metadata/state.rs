@@ -60,7 +60,8 @@ pub(crate) struct State {
 /// Where a shard's replicas should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Placement {
-    /// The members its group was founded with: only they may found it.
+    /// The members its group was founded with, but for those that have left: only they may found it, and the group knows
+    /// their replicas by the numbers that founders have.
     pub(crate) founders: Vec<NodeId>,
     /// Where the replicas should be now; the first should lead.
     pub(crate) replicas: Vec<NodeId>,
@@ -113,6 +114,8 @@ impl State {
     pub(crate) fn taken_up(mut self) -> State {
         if self.catalog.next_table < self.next_table {
             Arc::make_mut(&mut self.catalog).next_table = self.next_table;
+            // It knew no other way of being gone.
+            Arc::make_mut(&mut self.nodes).values_mut().filter(|n| n.state == NodeState::Gone).for_each(|n| n.given_up = true);
         }
         self
     }
@@ -136,6 +139,7 @@ impl State {
                 Decided::Done
             }
             Command::SetNodeState { node, state } => match Arc::make_mut(&mut self.nodes).get_mut(node) {
+                Some(known) if known.given_up => Decided::Outdated,
                 Some(known) => {
                     known.state = *state;
                     self.forget_gone();
@@ -290,7 +294,7 @@ impl State {
             replicas.rotate_left(1);
         }
         let split_from = Some((shard, Epoch(going.version.0 + 1)));
-        Arc::make_mut(&mut self.placements).insert(child, Placement { replicas, split_from, ..Placement::default() });
+        Arc::make_mut(&mut self.placements).insert(child, Placement { founders: replicas.clone(), replicas, split_from, has_moved: false });
         Arc::make_mut(&mut self.moves).end(MoveKind::Split, shard, at);
         Decided::Done
     }

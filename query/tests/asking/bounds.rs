@@ -251,7 +251,8 @@ async fn an_answer_that_nobody_reads_holds_no_file_past_its_deadline_or_a_kill()
         let files = node.files_of("phone");
         let timeout = if kill { "60s" } else { "4s" };
         let uri = format!("/sql?timeout={timeout}");
-        let request = Request::builder().method("POST").uri(uri).body(Body::from("SELECT a.v AS v, b.v AS w FROM phone a, phone b")).unwrap();
+        let request =
+            Request::builder().method("POST").uri(uri).body(Body::from("SELECT a.v AS v, b.v AS w FROM phone a, phone b")).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
         let id = response.headers()["alluvium-query-id"].to_str().unwrap().to_owned();
