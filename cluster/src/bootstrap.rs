@@ -203,17 +203,17 @@ impl Introduction {
             if rounds >= tell_after {
                 tell_after *= 2;
                 let found = 1 + answers.iter().filter(|a| a.node.roles.storage).count();
-                let promised = promised_to.map(|cluster| {
-                    format!(
+                let why = match (promised_to, expect) {
+                    (Some(cluster), _) => format!(
                         "this node has promised itself to the cluster {cluster:032x}, which has not begun: whoever founds it does not \
                          answer. If that node is gone for ever, start this one with an empty --data-dir: it holds nothing yet"
-                    )
-                });
-                let expect = promised.or_else(|| Some(format!("waiting for {} storage nodes, {} found", expect?, found)));
-                let expect = expect.unwrap_or_else(|| {
-                    "none of them belongs to a cluster; one of them must be started alone first, or with --bootstrap-expect".to_owned()
-                });
-                tracing::warn!(join = join.join(","), unreachable = failures.join("; "), "no cluster found yet: {expect}");
+                    ),
+                    (None, Some(expect)) => format!("waiting for {expect} storage nodes, {found} found"),
+                    (None, None) => {
+                        "none of them belongs to a cluster; one of them must be started alone first, or with --bootstrap-expect".to_owned()
+                    }
+                };
+                tracing::warn!(join = join.join(","), unreachable = failures.join("; "), "no cluster found yet: {why}");
             }
             tokio::select! {
                 () = begun => {}

@@ -366,6 +366,18 @@ pub(crate) async fn hand_over<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM
     }
 }
 
+/// How long ago a majority last knew this member as its leader, if it takes itself for that: one that is cut off does.
+pub(crate) fn age_as_leader<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, log: &Log) -> Option<Duration> {
+    match (raft.is_leader(), log.sole_voter()) {
+        (false, _) => None,
+        (true, true) => Some(Duration::ZERO),
+        (true, false) => {
+            let acknowledged = raft.metrics().borrow_watched().last_quorum_acked;
+            acknowledged.map(|at| openraft::Instant::elapsed(&at.into_inner()))
+        }
+    }
+}
+
 /// The newest membership in the group's log, committed or not.
 pub(crate) fn membership<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>) -> Membership {
     raft.metrics().borrow_watched().membership_config.membership().clone()

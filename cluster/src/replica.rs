@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::group::{Answer, LEASE, Proposal, Reply, Types};
+use crate::group::{self, Answer, LEASE, Proposal, Reply, Types};
 use crate::health::{GroupHealth, Health};
 use crate::log_store::Log;
 use crate::metrics::Metrics;
@@ -323,17 +323,11 @@ impl Replica {
         self.parts.raft.metrics().borrow_watched().current_leader.map(NodeId)
     }
 
-    /// How long ago a majority last knew this member as its leader, if it takes itself for that: one that is cut off does.
+    /// How old the rows of this member are as the leader's, if it takes itself for that.
     pub(crate) fn age_as_leader(&self) -> Option<Duration> {
-        if !self.parts.raft.is_leader() {
-            return None;
-        }
-        if self.parts.log.sole_voter() {
-            return Some(Duration::ZERO);
-        }
-        let acknowledged = self.parts.raft.metrics().borrow_watched().last_quorum_acked;
+        let age = group::age_as_leader(&self.parts.raft, &self.parts.log)?;
         // Within the lease no other can have been elected.
-        acknowledged.map(|at| openraft::Instant::elapsed(&at.into_inner())).map(|age| if age < LEASE { Duration::ZERO } else { age })
+        Some(if age < LEASE { Duration::ZERO } else { age })
     }
 
     /// The error of one who asked this member for what only a leader does.

@@ -9,16 +9,13 @@ use parking_lot::RwLock;
 use crate::bootstrap::{Hello, HelloAnswer, Introduction, Taken};
 use crate::group::{GroupId, Types};
 use crate::metadata::command::Command;
-use crate::metadata::{Metadata, MetadataMachine, Shown};
+use crate::metadata::{LOG_SLACK_BYTES, Metadata, MetadataMachine, Shown};
 use crate::node::Cluster;
 use crate::nodes::NodeInfo;
 use crate::peer::Peers;
 use crate::stale::Heard;
 use crate::state_machine::ShardMachine;
 use crate::{Error, Result};
-
-/// Room that the log keeps for openraft's own entries.
-const LOG_SLACK_BYTES: usize = 1 << 20;
 
 /// A member of a group.
 #[derive(Clone)]

@@ -263,6 +263,7 @@ impl Work {
         let mut flushed = false;
         loop {
             let started = Instant::now();
+            let kept = self.unspread_flush.lock().is_some();
             let mut edit = self.take_unspread(&self.unspread_flush, || self.replica.store().flush(&self.catalog()));
             if matches!(&edit, Err(storage::Error::StaleSchema { .. })) {
                 // Rows of a table, or a column, that was decided a moment ago, elsewhere.
@@ -273,6 +274,9 @@ impl Work {
             let Some(edit) = edit? else { break };
             let (rows, bytes) = written(&edit);
             if self.propose_edit(edit, &self.unspread_flush)? == Outcome::Ignored {
+                if kept {
+                    continue;
+                }
                 tracing::warn!(group = self.replica.name(), "a flush came too late: its memtable is in files already");
                 break;
             }

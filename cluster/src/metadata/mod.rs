@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use self::command::{Command, Decided};
 pub(crate) use self::machine::{MetadataMachine, News, Published, Shown};
 pub(crate) use self::state::{Placement, Splitting, State, missing};
-use crate::group::{Answer, Proposal, Types};
+use crate::group::{self, Answer, Proposal, Types};
 use crate::log_store::Log;
 use crate::peer::{Lane, Peers};
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ const ENTRY_NAME_BYTES: usize = 128 << 10;
 /// Bytes that a command or column adds beside its names, about.
 const OVERHEAD_BYTES: usize = 64;
 /// Room that the log keeps for openraft's own small entries.
-const LOG_SLACK_BYTES: usize = 16 << 10;
+pub(crate) const LOG_SLACK_BYTES: usize = 16 << 10;
 /// Entries after which the state is saved and the log before it let go.
 const SAVE_AFTER_ENTRIES: u64 = 1_000;
 
@@ -363,14 +363,7 @@ impl Metadata {
     fn age(&self) -> Option<Duration> {
         // A member that was let go, or is cut off, still takes whom it followed for its leader: only the leader itself knows,
         // and as long as a majority says so.
-        let of_leader = |member: &Member| match (member.raft.is_leader(), member.log.sole_voter()) {
-            (false, _) => None,
-            (true, true) => Some(Duration::ZERO),
-            (true, false) => {
-                let acknowledged = member.raft.metrics().borrow_watched().last_quorum_acked;
-                acknowledged.map(|at| openraft::Instant::elapsed(&at.into_inner()))
-            }
-        };
+        let of_leader = |member: &Member| group::age_as_leader(&member.raft, &member.log);
         let of_others = || self.published.fresh.lock().map(|fresh| fresh.elapsed());
         self.member.as_ref().and_then(of_leader).or_else(of_others).filter(|age| *age <= follow::TOO_OLD)
     }

@@ -92,6 +92,18 @@ async fn plan(node: &Node, sql: &str) -> String {
     node.ask(&format!("EXPLAIN {sql}")).await.replace("\"\"", "\"")
 }
 
+/// These nodes of a fleet answer as one node alone does, with quick ways and without.
+async fn answer_as_one_does(alone: &Node, fleet: &Fleet, nodes: impl IntoIterator<Item = usize>, sql: &str) {
+    let expected = alone.ask(sql).await;
+    for i in nodes {
+        for options in ways() {
+            let way = options.shortcuts;
+            let answer = fleet.node(i).csv(sql, options).await.unwrap_or_else(|e| panic!("node {i}, {way:?}, {sql}: {e:?}"));
+            assert_eq!(answer, expected, "node {i}, {way:?}: {sql}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_answers_as_a_single_one_does() {
     let alone = Node::start().await;
@@ -99,14 +111,7 @@ async fn every_node_answers_as_a_single_one_does() {
     let fleet = Fleet::start(&["ingest,storage,query", "ingest,storage,query", "storage", "query"], 6, 1).await;
     fill(fleet.node(3)).await;
     for sql in QUESTIONS.iter().chain(&OF_ONE_DEVICE) {
-        let expected = alone.ask(sql).await;
-        for i in [0, 3] {
-            for options in ways() {
-                let way = options.shortcuts;
-                let answer = fleet.node(i).csv(sql, options).await.unwrap_or_else(|e| panic!("node {i}, {way:?}, {sql}: {e:?}"));
-                assert_eq!(answer, expected, "node {i}, {way:?}: {sql}");
-            }
-        }
+        answer_as_one_does(&alone, &fleet, [0, 3], sql).await;
     }
     fleet.end().await;
     alone.cluster.shutdown().await;
@@ -138,14 +143,7 @@ async fn groups_whose_rows_lie_in_all_shards_are_told_once_whoever_is_asked() {
         "SELECT host, cpu, last_value(usage ORDER BY time) AS u FROM cpu GROUP BY host, cpu ORDER BY host, cpu",
         "SELECT count(*) AS n FROM (SELECT DISTINCT a.host FROM cpu a JOIN cpu b ON a.host = b.host AND a.cpu = b.cpu)",
     ] {
-        let expected = alone.ask(sql).await;
-        for i in 0..4 {
-            for options in ways() {
-                let way = options.shortcuts;
-                let answer = fleet.node(i).csv(sql, options).await.unwrap_or_else(|e| panic!("node {i}, {way:?}, {sql}: {e:?}"));
-                assert_eq!(answer, expected, "node {i}, {way:?}: {sql}");
-            }
-        }
+        answer_as_one_does(&alone, &fleet, 0..4, sql).await;
     }
     fleet.end().await;
     alone.cluster.shutdown().await;
