@@ -2,13 +2,15 @@
 //!
 //! An old retry must not undo a newer write: a part whose (origin, sequence) is known is not applied again. What is
 //! remembered is bounded in time, by the arrival times that the entries carry (of the leaders that proposed them), and in
-//! number; both depend on the log alone, so all replicas remember the same. Beyond the bounds a repeat is a new write, which changes nothing unless a
-//! newer write of the same rows came between.
+//! number; both depend on the log alone, so all replicas remember the same. A new leader's clock may be far from the one before:
+//! between two parts no more than a twelfth of a window passes, whatever their arrival times say, or what the old leader
+//! stored and could not answer would be forgotten just when it is asked for again. Beyond the bounds a repeat is a new
+//! write, which changes nothing unless a newer write of the same rows came between.
 //!
 //! ```text
 //! saved  = | format u8 = 1 | origins u32 | origin u128 … | window × 2 |     recent, day; all numbers little-endian
-//! window = | last arrival i64 | count u32 | answer × count |                      oldest first
-//! answer = | origin's number u32 | sequence u64 | arrived i64 | rows u32 |
+//! window = | last arrival i64 | count u32 | answer × count |                      oldest first; i64::MIN: none
+//! answer = | origin's number u32 | sequence u64 | time in the window i64 | rows u32 |
 //! ```
 
 use std::collections::VecDeque;
@@ -24,6 +26,8 @@ const RECENT_COUNT: usize = 1 << 17;
 /// How long, and how many, answers to requests with an `Idempotency-Key` are remembered.
 const DAY_NS: i64 = Timestamp::DAY;
 const DAY_COUNT: usize = 1 << 20;
+/// No window passes in fewer steps from one part to the next.
+const MAX_STEPS: i64 = 12;
 const FORMAT: u8 = 1;
 
 /// The remembered answers of one shard.
@@ -38,8 +42,12 @@ struct Window {
     max_age_ns: i64,
     max_count: usize,
     rows: HashMap<(u128, u64), u32>,
-    /// The keys of `rows` with their arrival, oldest entry of the log first.
+    /// The keys of `rows` with their time in this window, oldest entry of the log first.
     order: VecDeque<(u128, u64, i64)>,
+    /// The window's time; it begins with the first arrival.
+    now: i64,
+    /// The last arrival; `i64::MIN` before the first.
+    last: i64,
 }
 
 impl Default for Retries {
@@ -64,8 +72,9 @@ impl Retries {
             RetryWindow::Recent => &mut self.recent,
             RetryWindow::Day => &mut self.day,
         };
-        window.push(part.origin, part.sequence, part.arrived.0, rows);
-        window.forget(part.arrived.0);
+        window.pass(part.arrived.0);
+        window.push(part.origin, part.sequence, window.now, rows);
+        window.forget();
     }
 
     /// How many answers are remembered.
@@ -93,13 +102,12 @@ impl Retries {
         out.extend_from_slice(&(list.len() as u32).to_le_bytes());
         list.iter().for_each(|origin| out.extend_from_slice(&origin.to_le_bytes()));
         for window in [&self.recent, &self.day] {
-            let last = window.order.back().map_or(i64::MIN, |(_, _, arrived)| *arrived);
-            out.extend_from_slice(&last.to_le_bytes());
+            out.extend_from_slice(&window.last.to_le_bytes());
             out.extend_from_slice(&(window.order.len() as u32).to_le_bytes());
-            for &(origin, sequence, arrived) in &window.order {
+            for &(origin, sequence, at) in &window.order {
                 out.extend_from_slice(&origins[&origin].to_le_bytes());
                 out.extend_from_slice(&sequence.to_le_bytes());
-                out.extend_from_slice(&arrived.to_le_bytes());
+                out.extend_from_slice(&at.to_le_bytes());
                 out.extend_from_slice(&window.rows[&(origin, sequence)].to_le_bytes());
             }
         }
@@ -122,14 +130,14 @@ impl Retries {
             origins.push(u128::from_le_bytes(r.take("origin")?));
         }
         for window in [&mut retries.recent, &mut retries.day] {
-            r.take::<8>("last arrival")?;
+            window.last = i64::from_le_bytes(r.take("last arrival")?);
             for _ in 0..u32::from_le_bytes(r.take("answers")?) {
                 let at = r.at;
                 let number = u32::from_le_bytes(r.take("origin's number")?);
                 let origin = *origins.get(number as usize).ok_or(DecodeError { what: "origin's number", at })?;
                 let sequence = u64::from_le_bytes(r.take("sequence")?);
-                let arrived = i64::from_le_bytes(r.take("arrival")?);
-                window.push(origin, sequence, arrived, u32::from_le_bytes(r.take("rows")?));
+                window.now = i64::from_le_bytes(r.take("time")?);
+                window.push(origin, sequence, window.now, u32::from_le_bytes(r.take("rows")?));
             }
         }
         match r.at == bytes.len() {
@@ -141,21 +149,29 @@ impl Retries {
 
 impl Window {
     fn new(max_age_ns: i64, max_count: usize) -> Window {
-        Window { max_age_ns, max_count, rows: HashMap::new(), order: VecDeque::new() }
+        Window { max_age_ns, max_count, rows: HashMap::new(), order: VecDeque::new(), now: 0, last: i64::MIN }
     }
 
-    fn push(&mut self, origin: u128, sequence: u64, arrived: i64, rows: u32) {
+    /// Something arrived at this time.
+    fn pass(&mut self, arrived: i64) {
+        self.now = match self.last {
+            i64::MIN => arrived,
+            last => self.now.saturating_add(arrived.saturating_sub(last).clamp(0, self.max_age_ns / MAX_STEPS)),
+        };
+        self.last = arrived;
+    }
+
+    fn push(&mut self, origin: u128, sequence: u64, at: i64, rows: u32) {
         if self.rows.insert((origin, sequence), rows).is_none() {
-            self.order.push_back((origin, sequence, arrived));
+            self.order.push_back((origin, sequence, at));
         }
     }
 
-    /// Forgets what is too old for what arrived last: not for the newest arrival ever, or one clock that was ahead once
-    /// would have everything forgotten from then on.
-    fn forget(&mut self, now: i64) {
-        let oldest = now.saturating_sub(self.max_age_ns);
-        while let Some(&(origin, sequence, arrived)) = self.order.front()
-            && (self.order.len() > self.max_count || arrived < oldest)
+    /// Forgets what is too old.
+    fn forget(&mut self) {
+        let oldest = self.now.saturating_sub(self.max_age_ns);
+        while let Some(&(origin, sequence, at)) = self.order.front()
+            && (self.order.len() > self.max_count || at < oldest)
         {
             self.order.pop_front();
             self.rows.remove(&(origin, sequence));
@@ -197,12 +213,29 @@ mod tests {
         retries.stored(&part(2, 1, 0, RetryWindow::Day), 8);
         retries.stored(&part(1, 2, 59, RetryWindow::Recent), 9);
         assert_eq!(retries.known(&part(1, 1, 59, RetryWindow::Recent)), Some(Outcome::Stored { rows: 7 }));
-        retries.stored(&part(1, 3, 61, RetryWindow::Recent), 1);
-        assert_eq!(retries.known(&part(1, 1, 61, RetryWindow::Recent)), None);
-        retries.stored(&part(3, 1, 86_399, RetryWindow::Day), 1);
-        assert_eq!(retries.known(&part(2, 1, 86_399, RetryWindow::Day)), Some(Outcome::Stored { rows: 8 }));
-        retries.stored(&part(3, 2, 86_401, RetryWindow::Day), 1);
+        // A part every second, a part every hour.
+        (60..=119).for_each(|s| retries.stored(&part(1, 100 + s as u64, s, RetryWindow::Recent), 1));
+        assert_eq!(retries.known(&part(1, 2, 119, RetryWindow::Recent)), Some(Outcome::Stored { rows: 9 }));
+        retries.stored(&part(1, 3, 120, RetryWindow::Recent), 1);
+        assert_eq!(retries.known(&part(1, 1, 120, RetryWindow::Recent)), None);
+        (1..=24).for_each(|h| retries.stored(&part(3, h as u64, h * 3_600, RetryWindow::Day), 1));
+        assert_eq!(retries.known(&part(2, 1, 86_400, RetryWindow::Day)), Some(Outcome::Stored { rows: 8 }));
+        retries.stored(&part(3, 25, 86_401, RetryWindow::Day), 1);
         assert_eq!(retries.known(&part(2, 1, 86_401, RetryWindow::Day)), None);
+    }
+
+    #[test]
+    fn a_new_leader_with_another_clock_forgets_nothing_that_was_just_stored() {
+        for jump in [61, 86_400 * 400, -86_400] {
+            let mut retries = Retries::default();
+            retries.stored(&part(1, 1, 0, RetryWindow::Recent), 7);
+            retries.stored(&part(2, 1, 0, RetryWindow::Day), 8);
+            let mut retries = Retries::decode(&retries.encode()).unwrap();
+            (0..9).for_each(|s| retries.stored(&part(1, 10 + s as u64, jump + s, RetryWindow::Recent), 1));
+            retries.stored(&part(2, 2, jump, RetryWindow::Day), 1);
+            assert_eq!(retries.known(&part(1, 1, jump, RetryWindow::Recent)), Some(Outcome::Stored { rows: 7 }), "{jump}");
+            assert_eq!(retries.known(&part(2, 1, jump, RetryWindow::Day)), Some(Outcome::Stored { rows: 8 }), "{jump}");
+        }
     }
 
     #[test]
