@@ -137,6 +137,12 @@ pub enum Error {
     },
 }
 
+/// Too many open files, of the process or the machine, or no memory for another.
+fn is_out_of_handles(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
 impl Error {
     /// What the one who gets it can do about it.
     pub fn kind(&self) -> ErrorKind {
@@ -148,6 +154,8 @@ impl Error {
             | Error::MissingFiles { .. }
             | Error::NoSuchFile { .. }
             | Error::Unfit { .. } => ErrorKind::TryAgain,
+            // The process has no more of what the system gives, not the disk: that passes.
+            Error::Io { source, .. } if is_out_of_handles(source) => ErrorKind::TryAgain,
             _ => ErrorKind::Broken,
         }
     }
