@@ -4,7 +4,9 @@
 //! shard's retry table answers it with its first outcome and nothing is stored twice (DESIGN rule 6). When the time is
 //! up the outcome is unknown, and the answer says so.
 //!
-//! Parts that wait for the same leader on this node travel together: while one message is on its way the next forms.
+//! Parts that wait for the same leader on this node travel together: while one message is on its way the next forms. A
+//! leader that was cut off from the others keeps what it is given without settling it. Once another leads, what waits to
+//! be sent to it goes to that one, and what was sent to it has an unknown outcome.
 //!
 //! ```text
 //! POST /peer/v1/shards/N/write    | length u32 | entry with one part | …     -> JSON array of PartAnswer, one per part
@@ -38,13 +40,15 @@ const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// How long a node may take to say who leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// A node that has not answered for so long may lead no more: the others are asked who does.
+const LOOK_ROUND: Duration = Duration::from_secs(1);
 /// Messages with writes on their way to one leader at once.
 const MESSAGES_IN_FLIGHT: usize = 4;
 /// Bytes of parts in one message, unless one alone is larger.
 const MESSAGE_BYTES: usize = 4 << 20;
 
 /// Who leads a shard, as a node with a replica of it sees that.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leading {
     pub(crate) leader: Option<NodeId>,
     pub(crate) term: Term,
@@ -52,9 +56,20 @@ pub(crate) struct Leading {
     pub(crate) replica: Option<ReplicaId>,
     /// The members that vote; empty while that is changing.
     pub(crate) voters: Vec<NodeId>,
+    /// All members by the newest membership in its log, those that only learn included.
+    #[serde(default)]
+    pub(crate) members: Vec<NodeId>,
+    /// Whether that membership has this node's replica by its number.
+    #[serde(default = "is_named")]
+    pub(crate) is_named: bool,
     /// Term and index of the last entry of this node's log, if it has one.
     #[serde(default)]
     pub(crate) last: Option<(u64, u64)>,
+}
+
+/// Older programs do not say.
+fn is_named() -> bool {
+    true
 }
 
 /// What became of one part that was handed on.
@@ -62,6 +77,7 @@ pub(crate) struct Leading {
 enum PartAnswer {
     Stored { rows: u32 },
     WrongRange { current: Epoch },
+    Dropped,
     Refused(Refusal),
 }
 
@@ -69,7 +85,7 @@ enum PartAnswer {
 #[derive(Default)]
 pub(crate) struct Forwards {
     leaders: RwLock<HashMap<ShardId, NodeId>>,
-    outboxes: Mutex<HashMap<ShardId, Arc<Outbox>>>,
+    outboxes: Mutex<HashMap<(ShardId, NodeId), Arc<Outbox>>>,
 }
 
 #[derive(Default)]
@@ -93,17 +109,29 @@ struct Waiting {
 impl Cluster {
     /// Who leads a shard, as far as this node knows.
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        match self.residents.get(shard).as_ref().and_then(|slot| slot.served.as_ref().ok()) {
-            Some(served) => served.replica.leader(),
+        match self.takes_part(shard) {
+            Some(replica) => replica.leader(),
             None => self.forwards.leaders.read().get(&shard).copied(),
         }
     }
 
+    /// This node's replica of a shard, if others may rely on what it says: one that has stopped remembers the leader that it had.
+    fn takes_part(&self, shard: ShardId) -> Option<Arc<Replica>> {
+        let slot = self.residents.get(shard)?;
+        let replica = slot.replica().ok()?;
+        (self.peers.is_none() || replica.stopped().is_none()).then(|| replica.clone())
+    }
+
     /// Who leads a shard; asks the nodes that have replicas of it where this one does not know.
     pub async fn find_leader(&self, shard: ShardId) -> Option<NodeId> {
-        if let Some(leader) = self.leader(shard) {
-            return Some(leader);
+        match self.leader(shard) {
+            Some(leader) => Some(leader),
+            None => self.ask_who_leads(shard).await,
         }
+    }
+
+    /// Who leads a shard by the newest word of the other nodes that have replicas of it.
+    async fn ask_who_leads(&self, shard: ShardId) -> Option<NodeId> {
         let peers = self.peers.as_ref()?;
         let path = format!("/peer/v1/shards/{shard}/leader");
         let asked = self.replicas(shard).into_iter().filter(|node| *node != peers.me()).map(|node| {
@@ -129,15 +157,17 @@ impl Cluster {
 
     /// What this node can say about who leads.
     pub(crate) fn leading(&self, shard: ShardId) -> Leading {
-        match self.residents.get(shard).as_ref().and_then(|slot| slot.served.as_ref().ok()) {
-            Some(served) => Leading {
-                leader: served.replica.leader(),
-                term: served.replica.term(),
-                replica: Some(served.replica.store().replica()),
-                voters: served.replica.agreed_voters(),
-                last: served.replica.log().last().map(|last| (last.leader_id.term, last.index)),
+        match self.takes_part(shard) {
+            Some(replica) => Leading {
+                leader: replica.leader(),
+                term: replica.term(),
+                replica: Some(replica.store().replica()),
+                voters: replica.agreed_voters(),
+                members: replica.members(),
+                is_named: replica.is_named(),
+                last: replica.log().last().map(|last| (last.leader_id.term, last.index)),
             },
-            None => Leading { leader: None, term: Term(0), replica: None, voters: Vec::new(), last: None },
+            None => Leading::default(),
         }
     }
 
@@ -186,17 +216,26 @@ impl Cluster {
         let me = self.node_id();
         let deadline = Instant::now() + LEADER_TIMEOUT;
         let mut maybe_stored = None;
+        // A replica that has stopped gives its place up to another, if there is one.
+        let has_others = self.peers.is_some() && self.replicas(shard).len() > 1;
+        let may_pass =
+            |error: &Error| (about_leaders(error) && self.peers.is_some()) || (has_others && matches!(error, Error::Stopped { .. }));
         loop {
             let error = match self.find_leader(shard).await {
                 Some(node) if node == me => match self.residents.served(shard).and_then(|slot| slot.replica().cloned()) {
                     Ok(replica) => match ask(At::Here(replica)).await {
-                        Err(error) if about_leaders(&error) && self.peers.is_some() && !matches!(error, Error::ShuttingDown) => error,
-                        answer => return answer,
+                        Err(error) if may_pass(&error) && !matches!(error, Error::ShuttingDown) => {
+                            if matches!(error, Error::Stopped { .. }) {
+                                self.led_by(shard, None);
+                            }
+                            error
+                        }
+                        answer => return answer.map_err(|error| maybe_stored.unwrap_or(error)),
                     },
                     Err(error) => error,
                 },
                 Some(node) => match ask(At::There(node)).await {
-                    Err(error) if about_leaders(&error) => {
+                    Err(error) if may_pass(&error) => {
                         let next = match &error {
                             Error::NotHere { leader, .. } => leader.filter(|leader| *leader != node),
                             _ => None,
@@ -204,7 +243,8 @@ impl Cluster {
                         self.led_by(shard, next);
                         error
                     }
-                    answer => return answer,
+                    // What an earlier try has done is not undone by what this one could not.
+                    answer => return answer.map_err(|error| maybe_stored.unwrap_or(error)),
                 },
                 None => Error::NoLeader { shard },
             };
@@ -220,7 +260,7 @@ impl Cluster {
 
     /// Hands a part to the node that leads its shard, together with others that wait for it.
     async fn hand_on(self: &Arc<Self>, shard: ShardId, node: NodeId, entry: Bytes) -> Result<Outcome> {
-        let outbox = self.forwards.outboxes.lock().entry(shard).or_default().clone();
+        let outbox = self.forwards.outboxes.lock().entry((shard, node)).or_default().clone();
         let (answer, outcome) = oneshot::channel();
         let message = {
             let mut queue = outbox.queue.lock();
@@ -251,16 +291,22 @@ impl Cluster {
                 body.extend_from_slice(&waiting.entry);
             }
             let peers = self.peers.as_ref().expect("only a node with peers hands on");
-            // Who leads may have changed since the message formed; a node that does not lead says so.
-            let to = self.leader(shard).filter(|leader| *leader != peers.me()).unwrap_or(node);
             let traced = message.iter().find_map(|waiting| waiting.trace.clone());
-            let answered = trace::within(traced, peers.call(to, Lane::Asks, &path, body.freeze())).await;
+            let mut deposed = None;
+            let answered = tokio::select! {
+                biased;
+                answered = trace::within(traced, peers.call(node, Lane::Asks, &path, body.freeze())) => answered,
+                leader = self.other_leader(shard, node) => {
+                    deposed = leader;
+                    Err(Error::PeerFailed { node: node.to_string(), why: "it took the writes and does not settle them".to_owned() })
+                }
+            };
             let answers = answered.and_then(|body| {
                 let answers: Vec<PartAnswer> = serde_json::from_slice(&body)
-                    .map_err(|e| Error::PeerFailed { node: to.to_string(), why: format!("its answer is none: {e}") })?;
+                    .map_err(|e| Error::PeerFailed { node: node.to_string(), why: format!("its answer is none: {e}") })?;
                 match answers.len() == message.len() {
                     true => Ok(answers),
-                    false => Err(Error::PeerFailed { node: to.to_string(), why: "it answered another number of parts".to_owned() }),
+                    false => Err(Error::PeerFailed { node: node.to_string(), why: "it answered another number of parts".to_owned() }),
                 }
             });
             match answers {
@@ -269,6 +315,7 @@ impl Cluster {
                         let _ = waiting.answer.send(match answer {
                             PartAnswer::Stored { rows } => Ok(Outcome::Stored { rows }),
                             PartAnswer::WrongRange { current } => Ok(Outcome::WrongRange { current }),
+                            PartAnswer::Dropped => Ok(Outcome::Dropped),
                             PartAnswer::Refused(refusal) => Err(refusal.into()),
                         });
                     }
@@ -282,8 +329,23 @@ impl Cluster {
             let mut queue = outbox.queue.lock();
             queue.bytes -= bytes;
             queue.messages -= 1;
+            if let Some(leader) = deposed {
+                queue.turn_away(shard, leader);
+            }
             next = queue.form();
         }
+    }
+
+    /// Returns once another node leads the shard than this one that does not answer, or when that has taken too long.
+    async fn other_leader(&self, shard: ShardId, node: NodeId) -> Option<NodeId> {
+        let deadline = Instant::now() + LEADER_TIMEOUT;
+        while Instant::now() + LOOK_ROUND < deadline {
+            tokio::time::sleep(LOOK_ROUND).await;
+            if let Some(leader) = self.ask_who_leads(shard).await.filter(|leader| *leader != node) {
+                return Some(leader);
+            }
+        }
+        None
     }
 
     /// Takes parts that another node hands on.
@@ -311,7 +373,8 @@ impl Cluster {
             .map(|answer| match answer.map(|applied| applied.outcome) {
                 Ok(Outcome::Stored { rows }) => PartAnswer::Stored { rows },
                 Ok(Outcome::WrongRange { current }) => PartAnswer::WrongRange { current },
-                Ok(other) => unreachable!("a write is stored or its range is wrong, not {other:?}"),
+                Ok(Outcome::Dropped) => PartAnswer::Dropped,
+                Ok(other) => unreachable!("a write is stored, or nothing of it is, not {other:?}"),
                 Err(error) => PartAnswer::Refused(Refusal::from(&error)),
             })
             .collect();
@@ -326,13 +389,17 @@ impl Cluster {
         self.at_leader(shard, |at| {
             let bytes = bytes.clone();
             async move {
-                match at {
-                    At::Here(replica) => {
-                        let entry = Entry::decode(&bytes).expect("just encoded");
-                        replica.propose(entry).await.map(|_| ())
+                let asked = async {
+                    match at {
+                        At::Here(replica) => {
+                            let entry = Entry::decode(&bytes).expect("just encoded");
+                            replica.propose(entry).await.map(|_| ())
+                        }
+                        At::There(node) => self.ask(node, shard, "propose", bytes).await,
                     }
-                    At::There(node) => self.ask(node, shard, "propose", bytes).await,
-                }
+                };
+                let late = || Err(Error::Unknown { shard, why: "its leader did not answer in time".to_owned() });
+                tokio::time::timeout(LEADER_TIMEOUT, asked).await.unwrap_or_else(|_| late())
             }
         })
         .await
@@ -380,18 +447,39 @@ fn encode_part(part: &WritePart) -> Bytes {
 }
 
 impl Queue {
-    /// The next message, if it may go.
+    /// The next message, if it may go. What nobody waits for any more does not: its writer was told that it may not be
+    /// stored, and may have written something newer since.
     fn form(&mut self) -> Option<Vec<Waiting>> {
-        if self.messages >= MESSAGES_IN_FLIGHT || self.waiting.is_empty() {
+        if self.messages >= MESSAGES_IN_FLIGHT {
             return None;
         }
-        let mut bytes = 0;
-        let fits = self.waiting.iter().take_while(|waiting| {
-            bytes += waiting.entry.len();
-            bytes <= MESSAGE_BYTES
-        });
-        let count = fits.count().max(1);
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.waiting.front() {
+            let (is_wanted, length) = (!next.answer.is_closed(), next.entry.len());
+            if is_wanted && !message.is_empty() && bytes + length > MESSAGE_BYTES {
+                break;
+            }
+            let next = self.waiting.pop_front().expect("just seen");
+            match is_wanted {
+                true => {
+                    bytes += length;
+                    message.push(next);
+                }
+                false => self.bytes -= length,
+            }
+        }
+        if message.is_empty() {
+            return None;
+        }
         self.messages += 1;
-        Some(self.waiting.drain(..count).collect())
+        Some(message)
+    }
+
+    /// Nothing of what waits was sent: it goes to the one who leads now.
+    fn turn_away(&mut self, shard: ShardId, leader: NodeId) {
+        for waiting in self.waiting.drain(..) {
+            self.bytes -= waiting.entry.len();
+            let _ = waiting.answer.send(Err(Error::NotHere { shard, leader: Some(leader) }));
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::node::{Cluster, GONE_AFTER};
 use crate::nodes::NodeState;
 use crate::peer::Lane;
 use crate::placement;
+use crate::replica::Replica;
 use crate::{Error, Result};
 
 /// How often a leader looks.
@@ -36,6 +37,8 @@ const NEAR_ENTRIES: u64 = 64;
 const SETTLED: Duration = Duration::from_secs(3);
 /// How long a node may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Members that vote are asked for their replica's number at every so manieth look.
+const LOOKS_PER_NUMBER: u64 = 20;
 /// Nodes that keep nothing are asked whether they are there at every so manieth look.
 const LOOKS_PER_ROLL_CALL: u64 = 10;
 
@@ -69,25 +72,74 @@ struct Seen {
     reached: BTreeMap<NodeId, Instant>,
     /// Looks at the metadata.
     looks: u64,
+    /// Looks at the shards.
+    shard_looks: u64,
 }
 
 impl Cluster {
     async fn look_after_shards(&self, seen: &mut Seen) {
         let state = self.metadata.state().clone();
-        for replica in self.residents.running() {
-            let shard = replica.shard();
+        seen.shard_looks += 1;
+        for slot in self.residents.all() {
+            let Ok(served) = &slot.served else { continue };
+            let (shard, replica) = (slot.shard, &served.replica);
             if !replica.raft().is_leader() {
                 seen.leads.remove(&shard);
                 continue;
             }
+            // Whoever has stopped answers nothing, and who is led by it answers nothing either.
+            if replica.stopped().is_some() || !replica.is_named() {
+                replica.raft().runtime_config().elect(false);
+                crate::group::hand_over(replica.raft()).await;
+                continue;
+            }
+            let asks_all = seen.shard_looks.is_multiple_of(LOOKS_PER_NUMBER) || !seen.leads.contains_key(&shard);
             let since = *seen.leads.entry(shard).or_insert_with(Instant::now);
             let Some(placement) = state.placements.get(&shard) else { continue };
             let lead = (since.elapsed() >= SETTLED).then(|| placement.replicas.first().copied()).flatten();
-            let step = self.step(replica.raft(), GroupId::Shard(shard), &placement.replicas, lead, &state).await;
+            let step = match self.correct_numbers(replica, &placement.replicas, asks_all).await {
+                Ok(true) => Ok(()),
+                Ok(false) => self.step(replica.raft(), GroupId::Shard(shard), &placement.replicas, lead, &state).await,
+                Err(error) => Err(error),
+            };
             if let Err(error) = step {
                 tracing::warn!(%shard, %error, "its members are not yet where they should be; it is tried again");
             }
         }
+    }
+
+    /// Lets a member go whose replica is not the one that the membership names; the next look takes it in anew, with its own
+    /// number. Such a replica follows and votes, and can never lead: its log does not name it. What it acknowledged before may be
+    /// what an earlier replica of its node did, so it is never renamed in place. `true`: something is being done about it.
+    async fn correct_numbers(&self, replica: &Replica, should: &[NodeId], asks_all: bool) -> Result<bool> {
+        let (raft, group, me) = (replica.raft(), GroupId::Shard(replica.shard()), self.node_id());
+        let metrics = raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership().clone();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if membership.get_joint_config().len() > 1 {
+            return Ok(false);
+        }
+        for &node in should.iter().filter(|node| **node != me && (asks_all || !voters.contains(&node.0))) {
+            let Some(member) = membership.get_node(&node.0) else { continue };
+            // One that does not answer may be what it was.
+            let Some(number) = self.replica_at(group, node).await else { continue };
+            if number == member.replica {
+                continue;
+            }
+            let rest: BTreeSet<u64> = voters.iter().copied().filter(|id| *id != node.0).collect();
+            if !rest.iter().all(|id| *id == me.0 || near(&metrics, *id)) {
+                continue;
+            }
+            tracing::warn!(%group, node = member.name, "a member has another replica than its group thinks: it is taken in anew");
+            let change = match voters.contains(&node.0) {
+                true => ChangeMembers::ReplaceAllVoters(rest),
+                false => ChangeMembers::RemoveNodes(BTreeSet::from([node.0])),
+            };
+            let failed = |why: String| Error::Stopped { what: format!("a change of members of group {group}"), why };
+            raft.change_membership(change, false).await.map_err(|e| failed(e.to_string()))?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// One step of a group towards the members that it should have.

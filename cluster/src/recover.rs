@@ -82,7 +82,7 @@ impl Cluster {
         let answers: BTreeMap<NodeId, Leading> =
             futures::future::join_all(asked).await.into_iter().filter_map(|(node, answer)| Some((node, answer?))).collect();
         let choice = choose(&answers, &placement.replicas);
-        if choice.left.len() * 2 > choice.voters.len() {
+        if choice.electable * 2 > choice.voters.len() {
             return Err(Error::NotLost { shard, left: choice.left.len(), of: choice.voters.len() });
         }
         let lost: BTreeSet<NodeId> = choice.voters.iter().filter(|node| !choice.left.contains(node)).copied().collect();
@@ -163,6 +163,8 @@ struct Choice {
     voters: BTreeSet<NodeId>,
     /// Those of them that answer and have a replica.
     left: BTreeSet<NodeId>,
+    /// How many of these may lead.
+    electable: usize,
     /// The one with the most of the log.
     goes_on: Option<NodeId>,
 }
@@ -174,7 +176,8 @@ fn choose(answers: &BTreeMap<NodeId, Leading>, placed: &[NodeId]) -> Choice {
     let voters: BTreeSet<NodeId> = newest.map_or(placed, |a| &a.voters).iter().copied().collect();
     let left: BTreeSet<NodeId> = voters.iter().filter(|node| has(node).is_some()).copied().collect();
     let goes_on = left.iter().copied().max_by_key(|node| has(node));
-    Choice { voters, left, goes_on }
+    let electable = left.iter().filter(|node| answers[node].is_named).count();
+    Choice { voters, left, electable, goes_on }
 }
 
 impl Replica {
@@ -219,7 +222,8 @@ mod tests {
     use super::*;
 
     fn answer(last: Option<(u64, u64)>, voters: &[u64]) -> Leading {
-        Leading { leader: None, term: Term(3), replica: None, voters: voters.iter().map(|v| NodeId(*v)).collect(), last }
+        let voters = voters.iter().map(|v| NodeId(*v)).collect();
+        Leading { term: Term(3), voters, is_named: true, last, ..Leading::default() }
     }
 
     fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
@@ -231,15 +235,19 @@ mod tests {
         let placed = [NodeId(1), NodeId(2), NodeId(3)];
         let of = |answers: &[(u64, Leading)]| choose(&answers.iter().map(|(id, a)| (NodeId(*id), a.clone())).collect(), &placed);
         let none = answer(None, &[]);
-        assert_eq!(of(&[(4, none.clone())]), Choice { voters: ids(&[1, 2, 3]), left: ids(&[]), goes_on: None });
+        assert_eq!(of(&[(4, none.clone())]), Choice { voters: ids(&[1, 2, 3]), left: ids(&[]), electable: 0, goes_on: None });
         let one = answer(Some((2, 9)), &[1, 2, 3]);
         assert_eq!(of(&[(2, one.clone()), (4, none.clone())]).goes_on, Some(NodeId(2)));
         let ahead = answer(Some((3, 7)), &[1, 2, 3]);
         assert_eq!(of(&[(2, one.clone()), (3, ahead)]).goes_on, Some(NodeId(3)));
         // The log knows better than the metadata who votes.
         let elsewhere = of(&[(5, answer(Some((1, 1)), &[5, 6, 7]))]);
-        assert_eq!(elsewhere, Choice { voters: ids(&[5, 6, 7]), left: ids(&[5]), goes_on: Some(NodeId(5)) });
+        assert_eq!(elsewhere, Choice { voters: ids(&[5, 6, 7]), left: ids(&[5]), electable: 1, goes_on: Some(NodeId(5)) });
         // An empty disk has nothing to go on with.
         assert_eq!(of(&[(1, none)]).left, ids(&[]));
+        // Two follow, and neither can lead: the membership has other replicas of their nodes.
+        let unnamed = Leading { is_named: false, ..one };
+        let stuck = of(&[(2, unnamed.clone()), (3, unnamed)]);
+        assert_eq!((stuck.left, stuck.electable), (ids(&[2, 3]), 0));
     }
 }

@@ -83,7 +83,11 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Of what waits and what is in flight.
     bytes: usize,
+    /// Of what nobody waited for any more when its turn came, and which is not yet taken off the metric.
+    abandoned: usize,
     groups: usize,
+    /// Whether a group was taken out and is not yet in raft's queue: the next must not get there before it.
+    is_proposing: bool,
     /// Whether one of the writers that wait will form the next group.
     is_forming: bool,
     closed: bool,
@@ -244,8 +248,38 @@ impl Replica {
         Ok((answers, is_first.then(|| Forming { replica: self.clone() })))
     }
 
-    /// Proposes what waited together, on the task that found that it may go.
-    fn propose_group(self: &Arc<Replica>, mut waiting: Vec<Waiting>) {
+    /// Proposes what may be proposed now, on the task that found that it may; one group after the other, in the order in which
+    /// they were taken out: of two lines of one request the later one wins.
+    fn propose_waiting(self: &Arc<Replica>) {
+        while let Some(group) = self.next_group() {
+            let Some(sending) = self.propose_group(group) else {
+                self.queue.lock().is_proposing = false;
+                continue;
+            };
+            // openraft's queue is full. The caller may be cancelled while it waits, so it is not the caller who waits.
+            let replica = self.clone();
+            self.parts.runtime.spawn(async move {
+                sending.await;
+                replica.queue.lock().is_proposing = false;
+                replica.propose_waiting();
+            });
+            return;
+        }
+    }
+
+    fn next_group(&self) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue.lock();
+        let group = if queue.is_forming { None } else { queue.form_group() };
+        let abandoned = std::mem::take(&mut queue.abandoned);
+        if abandoned > 0 {
+            self.parts.metrics.waiting_bytes.dec_by(abandoned as i64);
+            self.settled.notify_waiters();
+        }
+        group
+    }
+
+    /// Proposes what waited together; what is left to do if openraft did not take it at once.
+    fn propose_group(self: &Arc<Replica>, mut waiting: Vec<Waiting>) -> Option<impl Future<Output = ()> + Send + use<>> {
         let trace = waiting.iter_mut().find_map(|w| w.trace.take());
         let bytes = waiting.iter().map(|w| w.bytes).sum();
         let oldest = waiting.first().map_or_else(Instant::now, |w| w.since);
@@ -253,7 +287,8 @@ impl Replica {
         self.parts.metrics.group_parts.observe(parts.len() as f64);
         let mut group = InFlight { replica: self.clone(), bytes, answers, oldest };
         if let Err(error) = self.parts.log.reserve(GROUPS_IN_FLIGHT * (MAX_ENTRY_BYTES + PART_OVERHEAD_BYTES) + bytes + LOG_SLACK_BYTES) {
-            return group.refuse(&error);
+            group.refuse(&error);
+            return None;
         }
         let entry = Entry::Write(parts);
         let mut encoded = Vec::with_capacity(bytes + PART_OVERHEAD_BYTES);
@@ -267,10 +302,7 @@ impl Replica {
             // An error is the group's end; it reaches the writers by the reply, which openraft drops.
             let _ = raft.client_write_ff(proposal, Some(reply)).await;
         }));
-        if (&mut send).now_or_never().is_none() {
-            // openraft's queue is full. The caller may be cancelled while it waits, so it is not the caller who waits.
-            self.parts.runtime.spawn(send);
-        }
+        (&mut send).now_or_never().is_none().then_some(send)
     }
 
     /// Proposes an entry of the shard's own upkeep and waits for its outcome.
@@ -346,6 +378,16 @@ impl Replica {
         }
     }
 
+    /// All members by the newest membership in the log.
+    pub(crate) fn members(&self) -> Vec<NodeId> {
+        group::membership(&self.parts.raft).nodes().map(|(id, _)| NodeId(*id)).collect()
+    }
+
+    /// Whether that membership has this replica, by its number.
+    pub(crate) fn is_named(&self) -> bool {
+        self.parts.log.is_named(&group::membership(&self.parts.raft))
+    }
+
     /// The term that this member is in.
     pub(crate) fn term(&self) -> Term {
         Term(self.parts.raft.metrics().borrow_watched().current_term)
@@ -373,19 +415,36 @@ impl Replica {
 }
 
 impl Queue {
-    /// What may be proposed now: nothing while enough is in flight.
+    /// What may be proposed now, and must be before the next: nothing while enough is in flight. What nobody waits for any more
+    /// is left out: its writer was told that it may not be stored, and may have written something newer since.
     fn form_group(&mut self) -> Option<Vec<Waiting>> {
-        if self.groups >= GROUPS_IN_FLIGHT || self.waiting.is_empty() {
+        if self.groups >= GROUPS_IN_FLIGHT || self.is_proposing {
             return None;
         }
-        let mut bytes = 0;
-        let fits = self.waiting.iter().take_while(|w| {
-            bytes += w.bytes;
-            bytes <= MAX_PART_BYTES
-        });
-        let count = fits.count().max(1);
+        let (mut group, mut bytes) = (Vec::with_capacity(self.waiting.len().min(32)), 0);
+        while let Some(next) = self.waiting.front() {
+            let (is_wanted, more) = (!next.answer.is_closed(), next.bytes);
+            if is_wanted && !group.is_empty() && bytes + more > MAX_PART_BYTES {
+                break;
+            }
+            let next = self.waiting.pop_front().expect("just seen");
+            match is_wanted {
+                true => {
+                    bytes += more;
+                    group.push(next);
+                }
+                false => {
+                    self.bytes -= more;
+                    self.abandoned += more;
+                }
+            }
+        }
+        if group.is_empty() {
+            return None;
+        }
         self.groups += 1;
-        Some(self.waiting.drain(..count).collect())
+        self.is_proposing = true;
+        Some(group)
     }
 }
 
@@ -439,7 +498,7 @@ impl Drop for InFlight {
             replica.parts.health.stop(&replica.parts.name, why);
         }
         replica.parts.metrics.waiting_bytes.dec_by(self.bytes as i64);
-        let next = {
+        let is_forming = {
             let mut queue = replica.queue.lock();
             queue.bytes -= self.bytes;
             queue.groups -= 1;
@@ -450,14 +509,11 @@ impl Drop for InFlight {
                 queue.bytes -= bytes;
                 replica.parts.metrics.waiting_bytes.dec_by(bytes as i64);
             }
-            match queue.is_forming {
-                true => None,
-                false => queue.form_group(),
-            }
+            queue.is_forming
         };
-        match next {
-            Some(group) => replica.propose_group(group),
-            None => replica.place.notify_one(),
+        match is_forming {
+            true => replica.place.notify_one(),
+            false => replica.propose_waiting(),
         }
         replica.settled.notify_waiters();
     }
@@ -470,14 +526,8 @@ struct Forming {
 
 impl Drop for Forming {
     fn drop(&mut self) {
-        let groups = {
-            let mut queue = self.replica.queue.lock();
-            queue.is_forming = false;
-            std::iter::from_fn(|| queue.form_group()).collect::<Vec<_>>()
-        };
-        for group in groups {
-            self.replica.propose_group(group);
-        }
+        self.replica.queue.lock().is_forming = false;
+        self.replica.propose_waiting();
     }
 }
 

@@ -4,12 +4,13 @@
 //! rows is an error, never missing in silence. A replica whose place is elsewhere is closed only once its group has let
 //! it go; then its folder goes with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use model::{ErrorKind, ShardId};
+use parking_lot::Mutex;
 
 use crate::group::GroupId;
 use crate::metadata::Placement;
@@ -53,6 +54,8 @@ impl Slot {
 pub(crate) struct Residents {
     /// Held while a replica is opened, from the look whether it is open already: no shard is opened twice.
     pub(crate) opening: tokio::sync::Mutex<()>,
+    /// Those that are being closed: nobody opens them meanwhile.
+    closing: Mutex<BTreeSet<ShardId>>,
     slots: ArcSwap<BTreeMap<ShardId, Arc<Slot>>>,
 }
 
@@ -117,7 +120,7 @@ impl Cluster {
         let state = self.metadata.state().clone();
         let me = self.node_id();
         let missing: Vec<(ShardId, Placement)> = (state.placements.iter())
-            .filter(|(shard, _)| self.residents.get(**shard).is_none())
+            .filter(|(shard, _)| self.residents.get(**shard).is_none() && !self.residents.closing.lock().contains(*shard))
             // One that has its place elsewhere is a member until its group has let it go, after a restart too.
             .filter(|(shard, placement)| placement.replicas.contains(&me) || self.has_replica_of(**shard))
             .filter(|(shard, placement)| match placement.split_from {
@@ -152,7 +155,7 @@ impl Cluster {
         let (disk, dir) = (&self.shared.options.disk, self.shared.options.data_dir.join("shards"));
         for dir in disk.list(&dir).unwrap_or_default() {
             if disk.list(&dir).is_ok_and(|names| names.contains(&dir.join(DEPARTED_FILE)))
-                && let Err(error) = disk.remove_dir_all(&dir)
+                && let Err(error) = self.shared.remove_departed(&dir)
             {
                 tracing::warn!(dir = %dir.display(), %error, "what a replica kept that has left could not be removed");
             }
@@ -160,46 +163,68 @@ impl Cluster {
     }
 
     /// Closes replicas whose group has let them go, and removes what they kept.
-    async fn close_departed(&self) {
-        let state = self.metadata.state().clone();
-        let me = self.node_id();
+    async fn close_departed(self: &Arc<Self>) {
         for slot in self.residents.all() {
-            let placed = state.placements.get(&slot.shard).is_some_and(|placement| placement.replicas.contains(&me));
             let Ok(served) = &slot.served else { continue };
             // A part that was split off begins with what is here, on this node at least.
             let still_split = |split: storage::SplitOff| self.residents.get(split.child).is_none();
-            if placed || served.replica.store().split_off().is_some_and(still_split) || !self.has_moved(&slot, &state).await {
+            if served.replica.store().split_off().is_some_and(still_split) || !self.has_moved(slot.shard).await {
                 continue;
             }
             tracing::info!(shard = %slot.shard, "this shard has left the node");
+            self.residents.closing.lock().insert(slot.shard);
             self.residents.remove(slot.shard);
-            if let Some(switchboard) = &self.shared.switchboard {
-                switchboard.disconnect_group(GroupId::Shard(slot.shard));
-            }
-            // The group first: what waits for it learns that its outcome is unknown, and asks whoever leads now.
-            if let Err(error) = served.replica.raft().shutdown().await {
-                tracing::warn!(shard = %slot.shard, %error, "its group did not stop cleanly");
-            }
-            let upkeep = served.upkeep.clone();
-            let _ = tokio::task::spawn_blocking(move || upkeep.stop()).await;
-            let (shared, shard) = (self.shared.clone(), slot.shard);
-            let removed = tokio::task::spawn_blocking(move || shared.remove_shard_dir(shard)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(shard = %slot.shard, %error, "what it kept could not be removed");
-            }
+            // Compactions may take long to end; other shards come and go meanwhile.
+            let cluster = self.clone();
+            self.spawn(async move {
+                let shard = slot.shard;
+                cluster.close(&slot).await;
+                drop(slot);
+                cluster.residents.closing.lock().remove(&shard);
+            });
         }
     }
 
-    /// Whether those who have the shard now say that this node is no member, for good. Its own log may not have heard of it.
-    async fn has_moved(&self, slot: &Slot, state: &crate::metadata::State) -> bool {
-        let (Some(peers), Some(placement)) = (&self.peers, state.placements.get(&slot.shard)) else { return false };
-        let path = format!("/peer/v1/shards/{}/leader", slot.shard);
+    async fn close(&self, slot: &Slot) {
+        let (Ok(served), shard) = (&slot.served, slot.shard) else { return };
+        if let Some(switchboard) = &self.shared.switchboard {
+            switchboard.disconnect_group(GroupId::Shard(shard));
+        }
+        // The group first: what waits for it learns that its outcome is unknown, and asks whoever leads now.
+        if let Err(error) = served.replica.raft().shutdown().await {
+            tracing::warn!(%shard, %error, "its group did not stop cleanly");
+        }
+        let upkeep = served.upkeep.clone();
+        let _ = tokio::task::spawn_blocking(move || upkeep.stop()).await;
+        // It acknowledges nothing any more. If it was taken in again just before that, others may count on what it has: then it
+        // is opened again.
+        if self.refresh().await.is_err() || !self.has_moved(shard).await {
+            tracing::info!(%shard, "this shard may have come back to the node meanwhile: what it kept stays");
+            return;
+        }
+        let shared = self.shared.clone();
+        let removed = tokio::task::spawn_blocking(move || shared.remove_shard_dir(shard)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%shard, %error, "what it kept could not be removed");
+        }
+    }
+
+    /// Whether the shard has its place elsewhere, and those who have it now say that this node is no member, for good. Its own
+    /// log may not have heard of it.
+    async fn has_moved(&self, shard: ShardId) -> bool {
+        let state = self.metadata.state().clone();
+        let me = self.node_id();
+        let (Some(peers), Some(placement)) = (&self.peers, state.placements.get(&shard)) else { return false };
+        if placement.replicas.contains(&me) {
+            return false;
+        }
+        let path = format!("/peer/v1/shards/{shard}/leader");
         for &node in &placement.replicas {
             let asked = peers.call(node, crate::peer::Lane::Asks, &path, bytes::Bytes::new());
             let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(1), asked).await else { continue };
             let Ok(leading) = serde_json::from_slice::<crate::forward::Leading>(&answer) else { continue };
             if leading.leader == Some(node) {
-                return !leading.voters.is_empty() && !leading.voters.contains(&self.node_id());
+                return !leading.voters.is_empty() && !leading.voters.contains(&me) && !leading.members.contains(&me);
             }
         }
         false

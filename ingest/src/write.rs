@@ -63,7 +63,7 @@ impl Ingest {
         if let Some(refused) = self.refused_before_it_is_there(request, &body, arrived).await {
             return Ok(refused);
         }
-        let database = self.database(&request.database).await?;
+        let mut database = self.database(&request.database).await?;
         let mut rows = Rows::All;
         for _ in 0..ROUTES {
             let parsed = self.parse_agreed(request, &database, &body, arrived).await?;
@@ -76,19 +76,29 @@ impl Ingest {
                     Rows::In(changed) => Err(Error::Moving { shard: changed[0].shard }),
                 };
             }
-            let changed = self.propose(parsed.batches, &rows, origin, arrived).await?;
-            if changed.is_empty() {
+            let Left { moved, dropped } = self.propose(parsed.batches, &rows, origin, arrived).await?;
+            if moved.is_empty() && dropped.is_empty() {
                 written.stored = rows_parsed > 0;
                 self.metrics.observe(started.elapsed());
                 return Ok(written);
             }
-            if !self.cluster.wait_for_other_ranges(&changed, SPLIT_PATIENCE).await {
-                return Err(Error::Moving { shard: changed[0].shard });
+            if !moved.is_empty() && !self.cluster.wait_for_other_ranges(&moved, SPLIT_PATIENCE).await {
+                return Err(Error::Moving { shard: moved[0].shard });
             }
-            rows = Rows::In(changed);
+            rows = Rows::In([&moved[..], &dropped].concat());
+            if !dropped.is_empty() {
+                // This node had not heard of it yet. In another database of the same name devices have other places.
+                Box::pin(self.cluster.refresh()).await?;
+                let before = std::mem::replace(&mut database, self.database(&request.database).await?);
+                if before.id != database.id {
+                    rows = Rows::All;
+                }
+            }
         }
-        let Rows::In(changed) = rows else { unreachable!("all rows are routed the first time") };
-        Err(Error::Moving { shard: changed[0].shard })
+        match rows {
+            Rows::In(changed) => Err(Error::Moving { shard: changed[0].shard }),
+            Rows::All => Err(Error::SchemaMoving { database: database.name.to_string() }),
+        }
     }
 
     /// What is said of a body of which nothing would be stored in a database that is not there: it does not come to be by that.
@@ -175,14 +185,8 @@ impl Ingest {
         parsed
     }
 
-    /// Proposes the rows to their shards, all at once. Gives the ranges that have changed since: their rows are not stored.
-    async fn propose(
-        &self,
-        batches: Vec<ParsedBatch>,
-        rows: &Rows,
-        origin: Option<u128>,
-        arrived: Timestamp,
-    ) -> Result<Vec<ShardRange>, Error> {
+    /// Proposes the rows to their shards, all at once. Gives the ranges whose rows are not stored.
+    async fn propose(&self, batches: Vec<ParsedBatch>, rows: &Rows, origin: Option<u128>, arrived: Timestamp) -> Result<Left, Error> {
         let map: Arc<ShardMap> = self.cluster.shard_map();
         let sequence_of_key = origin.map(|_| sequence_of(&batches));
         let mut writes = Vec::new();
@@ -197,8 +201,8 @@ impl Ingest {
         // A single part, which most requests are, needs no gathering.
         if writes.len() == 1 {
             let (range, part) = writes.remove(0);
-            let outcome = self.propose_part(range.shard, part).await?;
-            return Ok(Vec::from_iter((outcome == Kept::Elsewhere).then_some(range)));
+            let outcome = self.propose_part(range.shard, part).await;
+            return gather([(range, outcome)]);
         }
         let outcomes = futures::future::join_all(writes.into_iter().map(|(range, part)| async move {
             let outcome = self.propose_part(range.shard, part).await;
@@ -211,7 +215,8 @@ impl Ingest {
         match self.cluster.write(shard, part).await?.outcome() {
             Outcome::Stored { .. } => Ok(Kept::Here),
             Outcome::WrongRange { .. } => Ok(Kept::Elsewhere),
-            Outcome::Done | Outcome::Ignored => unreachable!("a write is stored or its range is wrong"),
+            Outcome::Dropped => Ok(Kept::Nowhere),
+            Outcome::Done | Outcome::Ignored => unreachable!("a write is stored, or nothing of it is"),
         }
     }
 }
@@ -234,22 +239,40 @@ enum Kept {
     Here,
     /// Its shard has another range now; nothing is stored.
     Elsewhere,
+    /// A table of it was dropped; nothing is stored.
+    Nowhere,
 }
 
-/// The ranges whose parts must be routed again; an error if there was any, one that may pass before one that stays.
-fn gather(outcomes: Vec<(ShardRange, Result<Kept, Error>)>) -> Result<Vec<ShardRange>, Error> {
-    let mut changed: Vec<ShardRange> = Vec::new();
+/// Ranges whose parts must be sent again.
+#[derive(Default)]
+struct Left {
+    /// By a new map.
+    moved: Vec<ShardRange>,
+    /// By a new catalog.
+    dropped: Vec<ShardRange>,
+}
+
+/// What must be sent again; an error if there was any, one that may pass before one that stays.
+fn gather(outcomes: impl IntoIterator<Item = (ShardRange, Result<Kept, Error>)>) -> Result<Left, Error> {
+    let mut left = Left::default();
     let mut worst: Option<Error> = None;
     for (range, outcome) in outcomes {
-        match outcome {
-            Ok(Kept::Here) => {}
-            Ok(Kept::Elsewhere) if changed.contains(&range) => {}
-            Ok(Kept::Elsewhere) => changed.push(range),
-            Err(error) if worst.as_ref().is_none_or(|w| w.kind() != ErrorKind::TryAgain) => worst = Some(error),
-            Err(_) => {}
+        let again = match outcome {
+            Ok(Kept::Here) => continue,
+            Ok(Kept::Elsewhere) => &mut left.moved,
+            Ok(Kept::Nowhere) => &mut left.dropped,
+            Err(error) => {
+                if worst.as_ref().is_none_or(|w| w.kind() != ErrorKind::TryAgain) {
+                    worst = Some(error);
+                }
+                continue;
+            }
+        };
+        if !again.contains(&range) {
+            again.push(range);
         }
     }
-    worst.map_or(Ok(changed), Err)
+    worst.map_or(Ok(left), Err)
 }
 
 /// Who numbers the parts of a request that has a key: the same key with another body is another request.

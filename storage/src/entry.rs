@@ -100,6 +100,8 @@ pub enum Outcome {
         /// The shard's range version now.
         current: Epoch,
     },
+    /// Nothing was stored: a table of it was dropped before. Whoever sent it knew of a table that is no more.
+    Dropped,
     /// The entry had effect (seal, manifest, retention, drop, split).
     Done,
     /// A manifest edit that no longer fits (its start is not the flushed index, or an input is gone), or a split of a range

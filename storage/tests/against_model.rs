@@ -54,6 +54,7 @@ struct World {
     range: HashRange,
     splits: u32,
     sequence: u64,
+    next_table: u32,
     last_rows_bytes: usize,
     /// How many questions were asked, and for how many the newest rows were sure.
     asked: usize,
@@ -89,11 +90,7 @@ fn first_catalog() -> Catalog {
         }
         database.tables.insert(name.into(), Arc::new(table));
     }
-    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100 }
-}
-
-fn table_of(catalog: &Catalog, id: TableId) -> Arc<TableSchema> {
-    catalog.table(id).unwrap().1.clone()
+    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 10_000 }
 }
 
 impl World {
@@ -113,6 +110,7 @@ impl World {
             range: HashRange::default(),
             splits: 0,
             sequence: 0,
+            next_table: 3,
             last_rows_bytes,
             asked: 0,
             sure: 0,
@@ -127,8 +125,13 @@ impl World {
     }
 
     fn any_table(&mut self) -> Arc<TableSchema> {
-        let id = TableId(self.rng.random_range(1..=2));
-        table_of(&self.catalog, id)
+        let catalog = self.catalog.clone();
+        self.table_among(&catalog)
+    }
+
+    fn table_among(&mut self, catalog: &Catalog) -> Arc<TableSchema> {
+        let tables: Vec<_> = catalog.database("fleet").unwrap().tables.values().cloned().collect();
+        tables.choose(&mut self.rng).unwrap().clone()
     }
 
     /// Tags of a series that is this shard's.
@@ -333,16 +336,16 @@ impl World {
         assert_eq!(child.range(), split.upper());
         assert_eq!(self.propose(Entry::SplitDone { child: split.child }), [Outcome::Done]);
         assert_eq!(self.propose(Entry::SplitDone { child: split.child }), [Outcome::Ignored]);
-        // What one of the two compacts away, the other still has.
+        // What one of the two compacts away, or drops, the other still has.
+        let catalog = self.catalog.clone();
         self.compact();
         let mut upper = whole.within(&split.upper());
         upper.cutoff = self.model.cutoff;
-        let catalog = self.catalog.clone();
         for _ in 0..5 {
             self.ask_view(&child.view(), &upper, &catalog);
         }
         let mut next = index;
-        while let Some(edit) = child.compact(&self.catalog, None, true).unwrap() {
+        while let Some(edit) = child.compact(&catalog, None, true).unwrap() {
             next = next.next();
             assert_eq!(child.apply(Term(1), next, &Entry::Manifest(edit)).unwrap(), [Outcome::Done]);
         }
@@ -372,10 +375,32 @@ impl World {
         self.propose(Entry::Retention { database: DATABASE, cutoff: Timestamp(cutoff) });
     }
 
+    /// A table goes, and another of its name comes. Whoever has not heard of it is told.
     fn drop_table(&mut self) {
-        let table = TableId(self.rng.random_range(1..=2));
+        let (late, _) = self.any_batch();
+        let table = late.table;
         self.model.rows.remove(&table);
         self.propose(Entry::DropTable { table });
+        let mut database = (**self.catalog.database("fleet").unwrap()).clone();
+        let dropped = database.tables.values().find(|t| t.id == table).unwrap().clone();
+        let mut new = TableSchema::new(TableId(self.next_table), DATABASE, dropped.name.clone());
+        self.next_table += 1;
+        for column in dropped.columns() {
+            let field = (!dropped.tags().iter().any(|tag| tag.id == column.id)).then(|| field_type(column.kind));
+            new.add(&NewColumn { name: column.name.clone(), field }, "device_id", 100).unwrap();
+        }
+        database.tables.insert(new.name.clone(), Arc::new(new));
+        self.catalog.databases.insert(database.name.clone(), Arc::new(database));
+        self.sequence += 1;
+        let part = WritePart {
+            origin: 5,
+            sequence: self.sequence,
+            arrived: Timestamp(self.sequence as i64),
+            range_version: self.range.version,
+            retry_window: RetryWindow::Recent,
+            batches: vec![late],
+        };
+        assert_eq!(self.propose(Entry::Write(vec![part])), [Outcome::Dropped]);
     }
 
     fn add_column(&mut self) {
@@ -418,7 +443,7 @@ impl World {
     }
 
     fn ask_view(&mut self, view: &View, model: &Model, catalog: &Catalog) {
-        let table = table_of(catalog, TableId(self.rng.random_range(1..=2)));
+        let table = self.table_among(catalog);
         let request = self.any_request(table);
         let expected = model.scan(&request);
         assert_eq!(read(view.scan(&request).unwrap(), &request), expected, "{request:?}");

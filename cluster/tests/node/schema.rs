@@ -89,6 +89,8 @@ async fn a_dropped_table_takes_its_rows_and_never_gives_them_to_the_next_of_its_
     node.flush(None).await.unwrap();
     node.write(SHARD, part(&old, 2, "d", &[(2, 2.0)])).await.unwrap();
     node.drop_table(DATABASE, TABLE).await.unwrap();
+    // Whoever has not heard of it is told, and nothing is kept that no query would ever show.
+    assert_eq!(node.write(SHARD, part(&old, 3, "d", &[(3, 3.0)])).await.unwrap().outcome(), &cluster::Outcome::Dropped);
     assert!(node.catalog().database(DATABASE).unwrap().tables.is_empty());
     assert!(rows(&node, &old).await.is_empty());
     let columns = vec![NewColumn { name: "device_id".into(), field: None }, field("celsius", ColumnType::F64)];

@@ -28,15 +28,23 @@ pub(crate) type Rows = BTreeMap<(String, i64), (Option<i64>, Option<i64>)>;
 /// By table.
 pub(crate) type Tables = BTreeMap<u32, Rows>;
 
+/// The numbers of all tables.
+pub(crate) const TABLES: std::ops::RangeInclusive<u32> = 1..=12;
+
 pub(crate) fn catalog() -> Catalog {
     let mut database =
         DatabaseSchema { id: DATABASE, name: "fleet".into(), routing_tag: "device_id".into(), retention_ns: None, tables: BTreeMap::new() };
-    for (id, name) in [(1, "phone"), (2, "watch")] {
-        let mut table = TableSchema::new(TableId(id), DATABASE, name.into());
+    for id in TABLES {
+        let named = match id {
+            1 => "phone".to_owned(),
+            2 => "watch".to_owned(),
+            _ => format!("table{id}"),
+        };
+        let mut table = TableSchema::new(TableId(id), DATABASE, named.as_str().into());
         for (name, field) in [("device_id", None), ("a", Some(ColumnType::I64)), ("b", Some(ColumnType::I64))] {
             table.add(&NewColumn { name: name.into(), field }, "device_id", 100).unwrap();
         }
-        database.tables.insert(name.into(), Arc::new(table));
+        database.tables.insert(named.into(), Arc::new(table));
     }
     Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100 }
 }

@@ -178,10 +178,10 @@ impl State {
 
     pub(super) fn write(&mut self, index: LogIndex, parts: &[WritePart]) -> Vec<Outcome> {
         self.begin(index);
-        parts.iter().map(|part| self.write_part(part)).collect()
+        parts.iter().map(|part| self.write_part(index, part)).collect()
     }
 
-    fn write_part(&mut self, part: &WritePart) -> Outcome {
+    fn write_part(&mut self, index: LogIndex, part: &WritePart) -> Outcome {
         self.now = self.now.max(Some(part.arrived));
         // First: a repeat of a part that was stored before a split is in both halves.
         if let Some(first) = self.retries.known(part) {
@@ -189,6 +189,11 @@ impl State {
         }
         if part.range_version != self.range.version {
             return Outcome::WrongRange { current: self.range.version };
+        }
+        // A drop of a later index is in a manifest that is ahead of the log that is replayed.
+        let dropped = |table: TableId| self.manifest.dropped.get(&table.0).is_some_and(|&at| at < index.0);
+        if !self.manifest.dropped.is_empty() && part.batches.iter().any(|batch| dropped(batch.table)) {
+            return Outcome::Dropped;
         }
         let mut rows = 0;
         for batch in &part.batches {
