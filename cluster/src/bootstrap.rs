@@ -5,7 +5,8 @@
 //! `--bootstrap-expect N` storage nodes have found each other does the one with the smallest number found one with them:
 //! it keeps its decision on disk and asks the others to promise themselves; each keeps its promise on disk and gives it
 //! to one founder at a time. With all promises the cluster begins, which is never taken back. A founder that was killed in
-//! between takes up the same founding again; one that is refused because another was quicker gives the promises back.
+//! between takes up the same founding again; one that is refused because another was quicker, or that does not reach all of
+//! them for a minute, gives the promises back. Who did not hear of that sees it when the founder next says who it is.
 //!
 //! ```text
 //! POST /peer/v1/hello   Hello  -> HelloAnswer    who are you?
@@ -34,6 +35,8 @@ use crate::{Error, Result};
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// After so many rounds without a cluster, what is missing is said in the log; then at twice as many, and so on.
 const TELL_AFTER: u32 = 50;
+/// A founder waits so long for the others' promises before it gives its founding up.
+const PROMISES_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one question may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -128,6 +131,7 @@ impl Introduction {
             }
             None => {
                 identity.cluster = Some(promise.cluster);
+                identity.promised_to = promise.nodes.first().map(|founder| founder.id);
                 Ok(())
             }
         })
@@ -138,6 +142,7 @@ impl Introduction {
         self.promise(promise)?;
         self.change(|identity| {
             identity.begun = true;
+            identity.promised_to = None;
             Ok(())
         })?;
         self.peers.belong_to(promise.cluster);
@@ -151,9 +156,16 @@ impl Introduction {
             if identity.cluster == Some(promise.cluster) && !identity.begun {
                 identity.cluster = None;
                 identity.founders.clear();
+                identity.promised_to = None;
             }
             Ok(())
         })
+    }
+
+    /// The cluster that it belongs or is promised to, and the founder that has the promise.
+    fn promised(&self) -> Option<(u128, Option<NodeId>)> {
+        let identity = self.identity.lock();
+        identity.cluster.map(|cluster| (cluster, identity.promised_to))
     }
 
     /// Changes the identity, durably or not at all.
@@ -181,8 +193,16 @@ impl Introduction {
             if !founders.is_empty() && self.collect_promises(&founders).await? {
                 return Ok(Belongs::Founder(founders));
             }
+            let promised_before = self.promised();
             let (answers, failures) = self.ask_all(join).await;
-            let promised_to = self.identity.lock().cluster;
+            if let Some((cluster, Some(founder))) = promised_before
+                && promised_before == self.promised()
+                && answers.iter().any(|answer| answer.node.id == founder && answer.cluster != Some(cluster))
+            {
+                tracing::info!(cluster = format!("{cluster:032x}"), "the founder of a cluster has given it up: the promise to it is void");
+                self.release(&Promise { cluster, nodes: Vec::new() })?;
+            }
+            let promised_to = self.promised().map(|(cluster, _)| cluster);
             for answer in &answers {
                 if let Some(cluster) = answer.cluster.filter(|cluster| answer.begun && promised_to == Some(*cluster)) {
                     self.begin(&Promise { cluster, nodes: Vec::new() })?;
@@ -191,6 +211,7 @@ impl Introduction {
                 if let (Some(cluster), true, None) = (answer.cluster, answer.founded, promised_to) {
                     match self.join_by(answer, cluster).await {
                         Ok(taken) => return Ok(Belongs::Taken(Box::new(taken))),
+                        Err(error @ Error::OtherCluster { .. }) => return Err(error),
                         Err(error) => tracing::warn!(by = answer.node.name, %error, "could not join yet"),
                     }
                 }
@@ -293,6 +314,7 @@ impl Introduction {
         let cluster = self.identity.lock().cluster.expect("a founder has its cluster");
         let promise = Promise { cluster, nodes: founders.to_vec() };
         let others: Vec<&NodeInfo> = founders.iter().filter(|node| node.id != self.me.id).collect();
+        let deadline = tokio::time::Instant::now() + PROMISES_TIMEOUT;
         let mut rounds = 0_u32;
         let mut waiting = others.clone();
         while !waiting.is_empty() {
@@ -302,12 +324,11 @@ impl Introduction {
                     Ok(()) => {}
                     Err(Error::OtherCluster { why }) => {
                         tracing::info!(why, "another node was quicker: this one does not found a cluster");
-                        for node in &others {
-                            // Who is not reached asks around, and finds nobody of this cluster; it is told again then.
-                            let _ = self.tell(node, "release", &promise).await;
-                        }
-                        self.release(&promise)?;
-                        return Ok(false);
+                        return self.give_back(&promise).await;
+                    }
+                    Err(error) if tokio::time::Instant::now() >= deadline => {
+                        tracing::warn!(node = node.name, %error, "a node has not promised itself to the cluster: it is founded with others");
+                        return self.give_back(&promise).await;
                     }
                     Err(error) => {
                         if rounds.is_multiple_of(TELL_AFTER) {
@@ -330,6 +351,16 @@ impl Introduction {
             let _ = self.tell(node, "begin", &promise).await;
         }
         Ok(true)
+    }
+
+    /// Takes the founding back.
+    async fn give_back(&self, promise: &Promise) -> Result<bool> {
+        // Here first: who is not reached asks this node who it is, and finds that it founds nothing.
+        self.release(promise)?;
+        for node in promise.nodes.iter().filter(|node| node.id != self.me.id) {
+            let _ = self.tell(node, "release", promise).await;
+        }
+        Ok(false)
     }
 
     async fn tell(&self, node: &NodeInfo, what: &str, promise: &Promise) -> Result<()> {

@@ -1,16 +1,21 @@
 //! Who this data directory belongs to: its cluster, its node, and how often it was started (DESIGN rule 13).
 //!
 //! ```text
-//! payload of DIR/identity         = JSON {"cluster": u128 or null, "node": u64, "name": text, "incarnation": u64, "begun": bool, "founders": [node …]?}
+//! payload of DIR/identity         = JSON {"cluster": u128 or null, "node": u64, "name": text, "incarnation": u64, "begun": bool, "founders": [node …]?, "promised_to": u64?}
 //! payload of DIR/shards/N/replica = the replica's number, u128 little-endian
+//! payload of DIR/replicas         = JSON {"N": u128 …}, the replicas that were opened here and have not left
 //! ```
 //!
 //! A replica's number is made when its folder is: the same shard on an empty disk is another replica. So is a node's:
-//! under an old name an empty disk is another node.
+//! under an old name an empty disk is another node. A folder that has gone, a disk that was not mounted perhaps, is known by
+//! the list of replicas: what comes in its place is another replica, never the old one with nothing in it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use model::{NodeId, ReplicaId};
+use model::{NodeId, ReplicaId, ShardId};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -35,6 +40,9 @@ pub(crate) struct Identity {
     /// With whom this node founds its cluster, if it is the one who does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) founders: Vec<NodeInfo>,
+    /// The founder that it is promised to, until the cluster has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) promised_to: Option<NodeId>,
 }
 
 /// A directory from before clusters were promised belongs to one that has begun.
@@ -61,6 +69,7 @@ impl Identity {
                 incarnation: 0,
                 begun: !peers,
                 founders: Vec::new(),
+                promised_to: None,
             },
         };
         if !(peers || identity.begun && identity.cluster.is_some()) {
@@ -101,6 +110,58 @@ pub(crate) fn take_replica(disk: &dyn Disk, dir: &Path, new: ReplicaId) -> Resul
     }
     save(disk, &path, StateFile::Replica, &new.0.to_le_bytes())?;
     Ok(new)
+}
+
+/// The replicas that were opened in a data directory and have not left it.
+pub(crate) struct KnownReplicas {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    numbers: Mutex<BTreeMap<ShardId, ReplicaId>>,
+}
+
+impl KnownReplicas {
+    /// Reads the list; a data directory of an older program has none.
+    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<KnownReplicas> {
+        let path = dir.join("replicas");
+        let numbers = match load(&*disk, &path, StateFile::Replicas)? {
+            Some(payload) => {
+                serde_json::from_slice(&payload).map_err(|e| storage::Error::Corrupt { path: path.clone(), at: 0, what: e.to_string() })?
+            }
+            None => BTreeMap::new(),
+        };
+        Ok(KnownReplicas { disk, path, numbers: Mutex::new(numbers) })
+    }
+
+    /// Whether any was.
+    pub(crate) fn any(&self) -> bool {
+        !self.numbers.lock().is_empty()
+    }
+
+    /// The replica of a shard that was here last.
+    pub(crate) fn get(&self, shard: ShardId) -> Option<ReplicaId> {
+        self.numbers.lock().get(&shard).copied()
+    }
+
+    /// A replica was opened.
+    pub(crate) fn note(&self, shard: ShardId, replica: ReplicaId) -> Result<()> {
+        self.change(|numbers| numbers.insert(shard, replica) != Some(replica))
+    }
+
+    /// It leaves.
+    pub(crate) fn forget(&self, shard: ShardId) -> Result<()> {
+        self.change(|numbers| numbers.remove(&shard).is_some())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<ShardId, ReplicaId>) -> bool) -> Result<()> {
+        let mut numbers = self.numbers.lock();
+        let mut changed = numbers.clone();
+        if change(&mut changed) {
+            let payload = serde_json::to_vec(&changed).expect("writing to memory");
+            save(&*self.disk, &self.path, StateFile::Replicas, &payload)?;
+            *numbers = changed;
+        }
+        Ok(())
+    }
 }
 
 /// Where this node's numbers come from: a seed, so that a simulation can be played again.

@@ -206,6 +206,11 @@ impl Log {
         self.wal.lock().durable()
     }
 
+    /// The last entry that the log has let go of.
+    pub(crate) fn purged(&self) -> Option<u64> {
+        self.hard.lock().purged.as_ref().map(|id| id.index)
+    }
+
     /// The last entry.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.recent.lock().last

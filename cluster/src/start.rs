@@ -6,12 +6,13 @@
 //! without it no row has a name; a damaged shard does not (`residents.rs`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use model::{NodeId, ReplicaId, ShardId};
 use parking_lot::Mutex;
+use storage::disk::Disk;
 use storage::wal::{Syncer, WalOptions};
 use storage::{Shard, ShardOptions};
 use tokio::runtime::Handle;
@@ -24,7 +25,7 @@ use crate::dead_leaders;
 use crate::forward::Forwards;
 use crate::group::{self, Founding, GroupId, GroupKind, Member};
 use crate::health::{GroupHealth, Health};
-use crate::identity::{Chance, Identity, take_replica};
+use crate::identity::{Chance, Identity, KnownReplicas, take_replica};
 use crate::log_store::{LogStore, ToldOfFailures};
 use crate::members;
 use crate::metadata::command::Command;
@@ -126,12 +127,13 @@ async fn open(options: ClusterOptions, runtime: Handle) -> Result<Arc<Cluster>> 
         cluster: cluster_id,
         switchboard,
         chance: Mutex::new(chance),
+        known: KnownReplicas::open(disk.clone(), &options.data_dir)?,
         options,
         runtime,
     });
     let metadata = shared.clone().open_metadata(belongs).await?;
     shared.refuse_another_cluster(&metadata)?;
-    metadata.decide(Command::Register(shared.me.clone())).await?;
+    metadata.register(shared.me.clone(), shared.peers()).await?;
 
     let cluster = Arc::new_cyclic(|weak: &Weak<Cluster>| Cluster {
         metadata: metadata.clone(),
@@ -199,6 +201,8 @@ pub(crate) struct Shared {
     syncer: Syncer,
     metrics: Metrics,
     pub(crate) chance: Mutex<Chance>,
+    /// The replicas that this data directory has had.
+    known: KnownReplicas,
     pub(crate) runtime: Handle,
 }
 
@@ -231,7 +235,13 @@ impl Shared {
         let member;
         if self.me.roles.storage {
             let dir = self.options.data_dir.join("meta");
-            self.options.disk.create_dir_all(&dir).map_err(|e| storage::Error::io("create", dir.clone(), e))?;
+            if self.known.any() && is_empty(&*self.options.disk, &dir)? {
+                let what = "the metadata (databases, schemas, where shards are) is gone, and shards are here: put the folder back, or \
+                            take an empty --data-dir and a new node"
+                    .to_owned();
+                return Err(storage::Error::Corrupt { path: dir, at: 0, what }.into());
+            }
+            make_dir(&*self.options.disk, &dir, &self.options.data_dir)?;
             let shared = self.clone();
             let (log, (machine, shown)) = blocking(move || {
                 let wal = shared.wal(dir.join("wal"), METADATA_SEGMENT_BYTES);
@@ -360,7 +370,27 @@ impl Shared {
         let (disk, dir) = (&self.options.disk, self.shard_dir(shard));
         disk.create(&dir.join(DEPARTED_FILE))?.sync()?;
         disk.sync_dir(&dir)?;
+        self.known.forget(shard).map_err(std::io::Error::other)?;
         disk.remove_dir_all(&dir)
+    }
+
+    /// Removes a folder that was marked before, where that was cut off.
+    pub(crate) fn remove_departed(&self, dir: &Path) -> std::io::Result<()> {
+        if let Some(shard) = dir.file_name().and_then(|name| name.to_str()?.parse().ok()) {
+            self.known.forget(ShardId(shard)).map_err(std::io::Error::other)?;
+        }
+        self.options.disk.remove_dir_all(dir)
+    }
+
+    /// Whether the shard's replica was opened here before and its folder has gone since, without having left.
+    fn is_gone(&self, shard: ShardId) -> Result<bool> {
+        let dir = self.shard_dir(shard);
+        let names = self.options.disk.list(&dir).map_err(|e| storage::Error::io("list", dir.clone(), e))?;
+        if names.contains(&dir.join(DEPARTED_FILE)) {
+            // It was about to leave.
+            self.known.forget(shard)?;
+        }
+        Ok(self.known.get(shard).is_some() && !names.contains(&dir.join("replica")))
     }
 
     pub(crate) async fn open_shard(self: Arc<Shared>, shard: ShardId, placement: Placement, metadata: Arc<Metadata>) -> Result<Served> {
@@ -369,10 +399,19 @@ impl Shared {
         let node = self.me.id;
         let is_founder = placement.founders.contains(&node);
         // A state from before moves were noted tells by its places.
-        let is_founded = placement.has_moved
+        let is_gone = self.is_gone(shard)?;
+        if is_gone && self.options.peers.is_none() {
+            let what = "the folder of this shard is gone, and it was here: put it back; its rows are in no other place".to_owned();
+            return Err(storage::Error::Corrupt { path: self.shard_dir(shard), at: 0, what }.into());
+        }
+        if is_gone {
+            tracing::error!(%shard, dir = %self.shard_dir(shard).display(), "the folder of a replica is gone: a new one begins with nothing");
+        }
+        let is_founded = is_gone
+            || placement.has_moved
             || placement.split_from.is_some()
             || !placement.replicas.iter().all(|replica| placement.founders.contains(replica));
-        let new = match is_founder {
+        let new = match is_founder && !is_gone {
             true => self.founding_replica(group, node),
             false => ReplicaId(self.chance.lock().number()),
         };
@@ -384,7 +423,15 @@ impl Shared {
                 // Left over from a replica that has moved away.
                 options.disk.remove_dir_all(&dir).map_err(|e| storage::Error::io("remove", dir.clone(), e))?;
             }
-            options.disk.create_dir_all(&dir).map_err(|e| storage::Error::io("create", dir.clone(), e))?;
+            make_dir(&*options.disk, &dir, &options.data_dir)?;
+            if shared.known.get(shard).is_some() && !is_gone && is_empty(&*options.disk, &dir.join("wal"))? {
+                let what = format!(
+                    "the log of this shard is gone, and with it rows that were acknowledged: put it back; where other nodes have \
+                     replicas, remove {} and this one begins anew from theirs",
+                    dir.display()
+                );
+                return Err(storage::Error::Corrupt { path: dir.join("wal"), at: 0, what }.into());
+            }
             let replica = take_replica(&*options.disk, &dir, new)?;
             let wal = shared.wal(dir.join("wal"), SHARD_SEGMENT_BYTES);
             let store = Shard::open(ShardOptions {
@@ -396,7 +443,19 @@ impl Shared {
                 last_rows_bytes: options.last_rows_bytes,
             })?;
             let told = ToldOfFailures { group: group_health, node: shared.health.clone() };
-            Ok((LogStore::open(GroupKind::Shard, &log_name, wal, (node.0, replica), told)?, Arc::new(store)))
+            let log = LogStore::open(GroupKind::Shard, &log_name, wal, (node.0, replica), told)?;
+            let flushed = store.flushed().0.map(|(_, index)| index.0);
+            if let Some(purged) = log.log().purged()
+                && flushed.is_none_or(|flushed| flushed < purged)
+            {
+                let what = format!(
+                    "the manifest names files up to entry {}, and the log begins after entry {purged}: rows between are nowhere here",
+                    flushed.map_or_else(|| "none".to_owned(), |flushed| flushed.to_string())
+                );
+                return Err(storage::Error::Corrupt { path: dir.join("data"), at: 0, what }.into());
+            }
+            shared.known.note(shard, replica)?;
+            Ok((log, Arc::new(store)))
         })
         .await?;
         let progress = Arc::new(Progress { applied_rows: self.metrics.applied_rows.clone(), ..Progress::default() });
@@ -437,6 +496,21 @@ impl Shared {
         progress.upkeep.set(upkeep.flush_asks()).expect("set once");
         Ok(Served { replica, upkeep })
     }
+}
+
+/// Whether there is nothing in a folder, or no such folder.
+fn is_empty(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    Ok(disk.list(dir).map_err(|e| storage::Error::io("list", dir, e))?.is_empty())
+}
+
+/// Makes a folder below the data directory that a crash does not take back: a replica that came back without it would found
+/// its group anew, with nothing of what it has acknowledged.
+fn make_dir(disk: &dyn Disk, dir: &Path, data_dir: &Path) -> Result<()> {
+    disk.create_dir_all(dir).map_err(|e| storage::Error::io("create", dir, e))?;
+    for parent in dir.ancestors().skip(1).take_while(|parent| parent.starts_with(data_dir)) {
+        disk.sync_dir(parent).map_err(|e| storage::Error::io("sync", parent, e))?;
+    }
+    Ok(())
 }
 
 /// Opening reads files and syncs: not on the threads of groups that run already.

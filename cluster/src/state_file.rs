@@ -1,4 +1,4 @@
-//! Small files that are read and written whole: the node's identity, a replica's number, the metadata snapshot.
+//! Small files that are read and written whole: the node's identity, a replica's number, the list of them, the metadata snapshot.
 //!
 //! ```text
 //! file = | magic "ALLUVIUM" | kind u32 | format u32 | length u64 | payload … | xxh3-64 of everything before u64 |
@@ -26,6 +26,7 @@ pub(crate) enum StateFile {
     Identity = 1,
     Replica = 2,
     Metadata = 3,
+    Replicas = 4,
 }
 
 /// The newest format that this program writes and reads.
@@ -90,7 +91,11 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, kind: StateFile) -> Result<Opti
 
 /// Reads every state file of a data directory, for people who check a stopped one; gives those that are damaged.
 pub fn check_state_files(disk: &dyn Disk, data_dir: &Path) -> Vec<(PathBuf, crate::Error)> {
-    let mut files = vec![(data_dir.join("identity"), StateFile::Identity), (data_dir.join("meta").join("snapshot"), StateFile::Metadata)];
+    let mut files = vec![
+        (data_dir.join("identity"), StateFile::Identity),
+        (data_dir.join("replicas"), StateFile::Replicas),
+        (data_dir.join("meta").join("snapshot"), StateFile::Metadata),
+    ];
     match disk.list(&data_dir.join("shards")) {
         Ok(shards) => files.extend(shards.into_iter().map(|shard| (shard.join("replica"), StateFile::Replica))),
         Err(e) => return vec![(data_dir.join("shards"), StorageError::io("list", data_dir.join("shards"), e).into())],

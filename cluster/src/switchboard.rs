@@ -8,7 +8,6 @@ use parking_lot::RwLock;
 
 use crate::bootstrap::{Hello, HelloAnswer, Introduction, Taken};
 use crate::group::{GroupId, Types};
-use crate::metadata::command::Command;
 use crate::metadata::{LOG_SLACK_BYTES, Metadata, MetadataMachine, Shown};
 use crate::node::Cluster;
 use crate::nodes::NodeInfo;
@@ -98,7 +97,7 @@ impl Switchboard {
     /// Takes a node into the cluster.
     pub(crate) async fn take_in(&self, node: NodeInfo) -> Result<Taken> {
         let metadata = self.metadata()?;
-        metadata.decide(Command::Register(node)).await?;
+        metadata.register(node, Some(&self.peers)).await?;
         let shown = metadata.shown_after(0, std::time::Duration::ZERO).await;
         let Shown { next, state } = shown.ok_or_else(|| Error::NoMetadataLeader { why: "nothing is decided yet".to_owned() })?;
         let cluster = state.cluster.ok_or_else(|| Error::NoMetadataLeader { why: "the cluster is not founded yet".to_owned() })?;

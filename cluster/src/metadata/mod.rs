@@ -35,6 +35,7 @@ pub(crate) use self::machine::{MetadataMachine, News, Published, Shown};
 pub(crate) use self::state::{Placement, Splitting, State, missing};
 use crate::group::{self, Answer, Proposal, Types};
 use crate::log_store::Log;
+use crate::nodes::{NodeInfo, NodeState};
 use crate::peer::{Lane, Peers};
 use crate::{Error, Result};
 
@@ -53,6 +54,8 @@ const SAVE_AFTER_ENTRIES: u64 = 1_000;
 const LEADER_TIMEOUT: Duration = Duration::from_secs(8);
 /// Between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// How long a node whose name another wants may take to say that it is there.
+const ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node may take to show what was decided.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -121,6 +124,29 @@ impl Metadata {
             }
         }
         decided.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Takes a node in, or its new addresses. A name belongs to one node: the one before it must be out of reach.
+    pub(crate) async fn register(self: &Arc<Metadata>, node: NodeInfo, peers: Option<&Arc<Peers>>) -> Result<()> {
+        let named = self.state().nodes.values().find(|n| n.name == node.name && n.id != node.id && n.state != NodeState::Gone).cloned();
+        if let (Some(other), Some(peers)) = (named, peers) {
+            // Asked by its number: a new disk at its address does not answer for it.
+            let call = peers.call(other.id, Lane::Votes, "/peer/v1/alive", "");
+            if let Ok(Ok(_)) = tokio::time::timeout(ALIVE_TIMEOUT, call).await {
+                let why = format!("there is a node {} at {}: start this one with another --node-id", other.name, other.rpc);
+                return Err(Error::OtherCluster { why });
+            }
+        }
+        let name = node.name.clone();
+        match self.decide(Command::Register(node)).await? {
+            Decided::Outdated => Err(Error::OtherCluster {
+                why: format!(
+                    "the cluster has given up the node whose data directory this is, and goes on without it: start {name} with an empty \
+                     --data-dir to take it in anew"
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Has columns decided that a database lacks, in entries of bounded size; one decision for each.

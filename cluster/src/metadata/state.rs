@@ -134,10 +134,7 @@ impl State {
                 }
                 Decided::Done
             }
-            Command::Register(node) => {
-                self.register(node);
-                Decided::Done
-            }
+            Command::Register(node) => self.register(node),
             Command::SetNodeState { node, state } => match Arc::make_mut(&mut self.nodes).get_mut(node) {
                 Some(known) if known.given_up => Decided::Outdated,
                 Some(known) => {
@@ -317,8 +314,12 @@ impl State {
         Decided::Done
     }
 
-    /// Takes a node in, or its new addresses. Another node with its name is gone: its disk was lost (DESIGN rule 13).
-    fn register(&mut self, node: &NodeInfo) {
+    /// Takes a node in, or its new addresses. Another node with its name is gone: its disk was lost (DESIGN rule 13). One that
+    /// was given up comes back with an old disk: it takes nobody's place.
+    fn register(&mut self, node: &NodeInfo) -> Decided {
+        if self.nodes.get(&node.id).is_some_and(|known| known.given_up) {
+            return Decided::Outdated;
+        }
         if self.placements.is_empty()
             && node.roles.storage
             && let Some(shards) = &self.shards
@@ -330,14 +331,14 @@ impl State {
         for other in nodes.values_mut().filter(|other| other.name == node.name && other.id != node.id) {
             (other.state, other.given_up) = (NodeState::Gone, true);
         }
-        let (state, given_up) = match nodes.get(&node.id) {
-            // It was only out of reach.
-            Some(known) if known.state == NodeState::Gone && !known.given_up => (NodeState::Active, false),
-            Some(known) => (known.state, known.given_up),
-            None => (NodeState::Active, false),
+        let state = match nodes.get(&node.id) {
+            // One that is gone was only out of reach.
+            Some(known) if known.state != NodeState::Gone => known.state,
+            _ => NodeState::Active,
         };
-        nodes.insert(node.id, NodeInfo { state, given_up, ..node.clone() });
+        nodes.insert(node.id, NodeInfo { state, given_up: false, ..node.clone() });
         self.forget_gone();
+        Decided::Done
     }
 
     /// Forgets nodes that are gone and never kept anything. Those with the role of storage stay: replicas may name them.
@@ -609,6 +610,27 @@ mod tests {
         let mut saved = serde_json::to_value(State::default()).unwrap();
         saved.as_object_mut().unwrap().remove("tokens");
         assert_eq!(serde_json::from_value::<State>(saved).unwrap(), State::default());
+    }
+
+    #[test]
+    fn who_was_given_up_takes_nobodys_place() {
+        let node = |id, name: &str| NodeInfo {
+            given_up: false,
+            id: NodeId(id),
+            name: name.to_owned(),
+            roles: crate::nodes::Roles::ALL,
+            http: String::new(),
+            rpc: String::new(),
+            incarnation: 1,
+            version: String::new(),
+            state: NodeState::Active,
+        };
+        let mut state = State::default();
+        state.apply(&Command::Register(node(1, "a")));
+        state.apply(&Command::Register(node(2, "a")));
+        assert!(state.nodes[&NodeId(1)].given_up);
+        assert_eq!(state.apply(&Command::Register(node(1, "a"))), Decided::Outdated);
+        assert_eq!((state.nodes[&NodeId(2)].state, state.nodes[&NodeId(2)].given_up), (NodeState::Active, false));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! /peer/v1/status                                      figures for the system tables
 //! ```
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -23,6 +24,7 @@ use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use model::{NodeId, ShardId};
 use openraft::raft::{StreamAppendResult, TransferLeaderRequest};
+use parking_lot::Mutex;
 
 use crate::group::{GroupId, GroupKind, Types};
 use crate::peer::client::{PeerBody, whole};
@@ -217,16 +219,22 @@ async fn raft(switchboard: &Arc<Switchboard>, asker: Asker, group: GroupId, what
     match what {
         "stream" => {
             let room = switchboard.clone();
+            let told = Arc::new(Mutex::new(VecDeque::new()));
+            let telling = told.clone();
             let appends = appends(group.kind(), body).take_while(move |request| {
                 let bytes = request.entries.iter().map(crate::log_store::bytes_of).sum();
                 // The leader finds the stream ended, and tries again in a moment.
                 let may = bytes == 0 || room.admit(group, bytes).is_ok();
                 if may {
-                    heard.note(request.leader_commit.as_ref().map(|id| id.index));
+                    telling.lock().push_back(request.leader_commit.as_ref().map(|id| id.index));
                 }
                 std::future::ready(may)
             });
-            let answers = handle.stream_append(appends).map(|answer| {
+            let answers = handle.stream_append(appends).map(move |answer| {
+                // One answer per message. A leader that leads no more is not believed: what it tells is old.
+                if let (Some(committed), Some(Ok(_))) = (told.lock().pop_front(), &answer) {
+                    heard.note(committed);
+                }
                 let mut bytes = BytesMut::with_capacity(wire::ANSWER_BYTES);
                 wire::put_answer(&mut bytes, answer.as_ref());
                 Ok::<_, io::Error>(Frame::data(bytes.freeze()))

@@ -14,7 +14,7 @@ use arrow::array::{AsArray, Float64Array, TimestampNanosecondArray};
 use cluster::{Cluster, ClusterOptions};
 use model::schema::NewColumn;
 use model::{ColumnType, Epoch, FieldColumn, PointBatch, SeriesKey, ShardId, TableSchema, Timestamp, Values};
-use storage::disk::FaultyDisk;
+use storage::disk::{Disk, FaultyDisk};
 use storage::entry::{RetryWindow, WritePart};
 use storage::{ScanColumn, ScanRequest};
 

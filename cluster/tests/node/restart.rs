@@ -128,3 +128,30 @@ async fn a_stopped_node_takes_no_more_writes_and_answers_those_it_took() {
     drop(node);
     assert_eq!(rows(&*start(&disk).await, &table).await.len(), 50);
 }
+
+/// A disk that was not mounted, a folder that somebody removed: what was acknowledged is not here, and nothing says otherwise.
+#[tokio::test]
+async fn a_folder_that_is_gone_is_told_and_never_taken_for_a_new_one() {
+    for (gone, says) in [("shards/0", "the folder of this shard is gone"), ("shards/0/wal", "the log of this shard is gone")] {
+        let disk = FaultyDisk::new(7);
+        let (node, table) = start_with_table(&disk).await;
+        node.write(SHARD, part(&table, 1, "d", &[(1, 1.0)])).await.unwrap();
+        node.flush(None).await.unwrap();
+        node.write(SHARD, part(&table, 2, "d", &[(2, 2.0)])).await.unwrap();
+        node.shutdown().await;
+        drop(node);
+        disk.remove_dir_all(&options(&disk).data_dir.join(gone)).unwrap();
+        let node = start(&disk).await;
+        let error = node.read(SHARD).await.err().expect("nothing of it is served");
+        assert_eq!(error.kind(), model::ErrorKind::Broken);
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(node.write(SHARD, part(&table, 3, "d", &[(3, 3.0)])).await.is_err());
+    }
+    let disk = FaultyDisk::new(8);
+    let (node, _) = start_with_table(&disk).await;
+    node.shutdown().await;
+    drop(node);
+    disk.remove_dir_all(&options(&disk).data_dir.join("meta")).unwrap();
+    let error = Cluster::start(options(&disk)).await.err().expect("a node without its metadata does not begin with an empty one");
+    assert!(error.to_string().contains("the metadata (databases, schemas, where shards are) is gone"), "{error}");
+}

@@ -55,3 +55,30 @@ async fn a_whole_cluster_that_was_killed_comes_back_with_all_its_rows() {
     write(world.node(3), &table, 1, 0..40, &mut rows).await;
     assert_eq!(world.rows(&table).await, rows);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_one_living_nodes_and_who_was_given_up_takes_nobodys_place() {
+    let mut world = World::new(&["storage", "storage", "storage", "storage"], 2);
+    world.start(&[0, 1, 2], Some(3)).await;
+    let refused = |world: &World| {
+        let options = world.options(3, None);
+        async move { Cluster::start(options).await.err().expect("it is refused").to_string() }
+    };
+    world.hosts[3].name = "n2".to_owned();
+    let error = refused(&world).await;
+    assert!(error.contains("there is a node n2"), "{error}");
+    // The disk of a node is lost, another takes its place, and then the disk is found again.
+    world.kill(2);
+    let old = std::mem::replace(&mut world.hosts[2].disk, FaultyDisk::new(50));
+    world.start(&[2], None).await;
+    let new = world.node(2).node_id();
+    world.hosts[3].name = "n3".to_owned();
+    world.hosts[3].disk = old;
+    let error = refused(&world).await;
+    assert!(error.contains("there is a node n3"), "{error}");
+    world.kill(2);
+    let error = refused(&world).await;
+    assert!(error.contains("has given up the node whose data directory this is"), "{error}");
+    let known = world.node(0).node(new).expect("it is known");
+    assert_eq!((known.name.as_str(), known.given_up), ("n3", false));
+}

@@ -17,7 +17,7 @@ use cluster::{Cluster, ClusterOptions, Outcome, PeerOptions, Roles};
 use model::point::routing_hash_of_tag;
 use model::schema::NewColumn;
 use model::{ColumnType, FieldColumn, PointBatch, SeriesKey, ShardId, TableSchema, Timestamp, Values};
-use storage::disk::FaultyDisk;
+use storage::disk::{Disk, FaultyDisk};
 use storage::entry::{RetryWindow, WritePart};
 use storage::{ScanColumn, ScanRequest, View};
 use tokio::net::TcpListener;

@@ -238,3 +238,24 @@ async fn a_shard_whose_majority_is_gone_goes_on_with_what_is_left_or_begins_empt
     .await;
     assert_eq!(world.rows(&table).await, rows);
 }
+
+/// The folder of one replica is lost, and the node's other folders are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_folder_is_gone_is_taken_in_anew_with_a_number_of_its_own() {
+    let mut world = World::new(&["storage", "storage", "storage"], 1);
+    world.start(&[0, 1, 2], Some(3)).await;
+    let (table, mut rows) = (world.table().await, Rows::new());
+    write(world.node(0), &table, 0, 0..40, &mut rows).await;
+    let who = world.leader(ShardId(0)).await;
+    let others: Vec<usize> = (0..3).filter(|i| *i != who).collect();
+    world.kill(who);
+    world.hosts[who].disk.remove_dir_all(&PathBuf::from("/data/shards/0")).unwrap();
+    write(world.node(others[0]), &table, 1, 0..40, &mut rows).await;
+    world.start(&[who], None).await;
+    let node = world.node(who).clone();
+    wait("it has everything", || async { (rows_of(&node.read_stale(ShardId(0)).ok()?.0, &table) == rows).then_some(()) }).await;
+    // With one of the others gone nothing is acknowledged without it, and it can lead.
+    world.kill(others[0]);
+    write(world.node(others[1]), &table, 2, 0..40, &mut rows).await;
+    assert_eq!(world.rows(&table).await, rows);
+}
