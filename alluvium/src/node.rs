@@ -48,6 +48,8 @@ use crate::{operate, telemetry, tokens};
 const SHORTEST_SECRET: usize = 16;
 /// How long a node waits for others: that stops, to lead what it leads; that starts, to know its new token.
 const HAND_OVER: Duration = Duration::from_secs(5);
+/// How long a node that stops may take to settle what it was given and to close its logs, once requests have had their time.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Says that the node has had peers.
 const PEERS_FILE: &str = "peers";
 
@@ -250,14 +252,18 @@ impl Node {
         }
         self.ingest.drain();
         let _ = self.closing.send(true);
-        let drained = tokio::time::timeout(self.drain_timeout, async {
-            if let Err(error) = self.doors.await {
-                tracing::error!(%error, "the accept loop ended badly");
+        let mut doors = self.doors;
+        match tokio::time::timeout(self.drain_timeout, &mut doors).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the accept loop ended badly"),
+            Err(_) => {
+                tracing::warn!(seconds = self.drain_timeout.as_secs_f64(), "some requests were not answered in time");
+                doors.abort();
             }
-            self.cluster.shutdown().await;
-        });
-        if drained.await.is_err() {
-            tracing::warn!(seconds = self.drain_timeout.as_secs_f64(), "some requests were not answered in time");
+        }
+        // Whatever requests are left: the log is left as it should be.
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.cluster.shutdown()).await.is_err() {
+            tracing::warn!("not all of the node could be closed in time: the next start reads the log again");
         }
         drop(self.peers);
         if let Err(error) = std::fs::remove_file(&self.node_file) {

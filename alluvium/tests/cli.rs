@@ -2,7 +2,7 @@
 
 mod program;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 use program::{RunningNode, alluvium, run, run_with_input};
@@ -129,6 +129,21 @@ fn a_node_says_ready_leaves_node_json_and_ends_with_0_on_sigterm() {
     let (status, rest) = node.terminate();
     assert_eq!(status.code(), Some(0), "{rest}");
     assert!(!file.exists());
+}
+
+/// A request that never ends, no patience for it, and then again with all of the log to read.
+#[test]
+fn a_node_that_loses_patience_with_a_request_ends_with_0_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    for patience in ["0", "1ms", "200ms"] {
+        let node = RunningNode::start(dir.path(), &["--drain-timeout", patience]);
+        let mut slow = std::net::TcpStream::connect(node.url.trim_start_matches("http://")).unwrap();
+        slow.write_all(b"POST /write HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nm v=").unwrap();
+        let (status, rest) = node.terminate();
+        assert_eq!(status.code(), Some(0), "{patience}: {rest}");
+        assert!(!rest.contains("panicked"), "{patience}: {rest}");
+        assert!(!dir.path().join("node.json").exists(), "{patience}");
+    }
 }
 
 #[test]

@@ -565,8 +565,9 @@ impl Cluster {
             // A leader that was cut off from the others cannot settle what it was given; its writers learn that below.
             tracing::warn!("some writes were not settled in time; their outcome is unknown");
         }
-        // The threads may be writing a file: waiting for them must not hold up the caller's runtime.
-        let Some(runtime) = self.runtime.lock().take() else { return };
+        // The threads may be writing a file: waiting for them must not hold up the caller's runtime. It is taken out only at the
+        // end: whoever loses patience before leaves it to `drop`.
+        let Some(runtime) = self.runtime.lock().as_ref().map(|runtime| runtime.handle().clone()) else { return };
         let upkeep = self.all_upkeep();
         if runtime.spawn_blocking(move || upkeep.iter().for_each(Upkeep::stop)).await.is_err() {
             tracing::error!("the upkeep threads did not stop cleanly");
@@ -579,7 +580,9 @@ impl Cluster {
             served.replica.log().mark();
         }
         self.metadata.shutdown().await;
-        runtime.shutdown_background();
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
     }
 
     fn all_upkeep(&self) -> Vec<Upkeep> {
