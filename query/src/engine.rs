@@ -22,7 +22,6 @@ use tracing::Instrument;
 
 use crate::Result;
 use crate::answer::{Answer, Task, WAITING_BATCHES, overdue};
-use crate::command;
 use crate::distribute::visits::Visits;
 use crate::distribute::whole::WentWhole;
 use crate::distribute::{self, PeerService, Worker};
@@ -34,11 +33,15 @@ use crate::running::{Asked, Running};
 use crate::session::Sessions;
 use crate::sources::Sources;
 use crate::stop::Stop;
+use crate::{command, panics};
 
 /// Planning recurses over the statement; what `limits` lets through fits well into this.
 const STACK_BYTES: usize = 32 << 20;
 /// Threads that wait for disks at most; scans queue for them and never hold one while their reader is slow.
 const BLOCKING_THREADS: usize = 64;
+
+/// How old what a query reads with [`Consistency::Stale`] may be if it does not say.
+pub const DEFAULT_MAX_LAG: Duration = Duration::from_secs(600);
 
 /// What bounds queries.
 #[derive(Clone)]
@@ -147,6 +150,8 @@ pub struct RunOptions {
     pub access: Access,
     /// How fresh.
     pub consistency: Consistency,
+    /// How old stale rows may be, instead of [`DEFAULT_MAX_LAG`].
+    pub max_lag: Option<Duration>,
 }
 
 /// How fresh an answer must be.
@@ -155,7 +160,7 @@ pub enum Consistency {
     /// It holds every write that was acknowledged before.
     #[default]
     Linearizable,
-    /// Any replica may be read; the answer says how old it is.
+    /// Any replica may be read whose rows are not older than the query allows; the answer says how old they are.
     Stale,
 }
 
@@ -207,11 +212,12 @@ impl Engine {
             .worker_threads(options.threads)
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_stack_size(STACK_BYTES)
-            .thread_name("query")
+            .thread_name(panics::THREAD)
             .on_thread_start(|| storage::urgency::Urgency::OneAtATime.take())
             .enable_time()
             .build()
             .map_err(|e| failed("start the query threads", &e))?;
+        panics::count();
         let metrics = Metrics::default();
         let ids = first_id(&cluster);
         let inner = Arc::new_cyclic(|engine| Inner {

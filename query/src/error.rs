@@ -114,6 +114,14 @@ pub enum Error {
         /// Where it was looked for.
         why: String,
     },
+    /// A replica's rows are older than the asker allows.
+    #[error("{why}")]
+    TooOld {
+        /// The shard.
+        shard: ShardId,
+        /// How old they are, and how old they might be.
+        why: String,
+    },
     /// A node that worked on the query went away.
     #[error("{why}")]
     Lost {
@@ -158,6 +166,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// A replica's rows may be older than the asker allows.
+    pub(crate) fn too_old(shard: ShardId, age: Duration, limit: Duration) -> Error {
+        let (age, limit) = (age.as_secs_f64(), limit.as_secs_f64());
+        let why = format!(
+            "shard {shard} can only be read as it was {age:.1} s ago, older than max_lag={limit}s allows: ask again, or allow more"
+        );
+        Error::TooOld { shard, why }
+    }
+
     /// What the one who gets it can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -176,6 +193,7 @@ impl Error {
             Error::TooMany { .. }
             | Error::TooManyOfToken { .. }
             | Error::Elsewhere { .. }
+            | Error::TooOld { .. }
             | Error::Later { .. }
             | Error::Lost { .. }
             | Error::StaleSchema { .. }
@@ -301,6 +319,7 @@ impl Error {
             Error::OverMemory { message } => Error::OverMemory { message: message.clone() },
             Error::ShuttingDown => Error::ShuttingDown,
             Error::Elsewhere { shard, why } => Error::Elsewhere { shard: *shard, why: why.clone() },
+            Error::TooOld { shard, why } => Error::TooOld { shard: *shard, why: why.clone() },
             Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => {
                 Error::Elsewhere { shard: *shard, why: self.to_string() }
             }

@@ -16,7 +16,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature};
 
 use crate::error::Error;
-use crate::time_bucket;
+use crate::{opaque, time_bucket};
 
 /// Bytes that one call may give, of one batch of rows.
 const MAX_BYTES: u64 = 64 << 20;
@@ -28,6 +28,7 @@ const LEFT_OUT: [&str; 4] = ["range", "generate_series", "array_repeat", "array_
 /// Gives a session our functions and bounds DataFusion's.
 pub(crate) fn register(session: &mut SessionState) {
     time_bucket::register(session);
+    opaque::register(session);
     for name in LEFT_OUT {
         session.deregister_udf(name).expect("a session forgets functions");
     }

@@ -69,6 +69,7 @@ struct Asked {
     timeout: Option<String>,
     partial: Option<String>,
     consistency: Option<String>,
+    max_lag: Option<String>,
     parameters: Option<Value>,
 }
 
@@ -89,6 +90,7 @@ impl Asked {
                 "timeout" => self.timeout = Some(value.into_owned()),
                 "partial" => self.partial = Some(value.into_owned()),
                 "consistency" => self.consistency = Some(value.into_owned()),
+                "max_lag" => self.max_lag = Some(value.into_owned()),
                 "params" => {
                     let params =
                         serde_json::from_str(&value).map_err(|e| Bad(StatusCode::BAD_REQUEST, format!("params is no JSON object: {e}")))?;
@@ -113,7 +115,10 @@ impl Asked {
                 ("q" | "query", Value::String(s)) => self.sql = Some(s),
                 ("format", Value::String(s)) => self.format = Some(s),
                 ("timeout", Value::String(s)) => self.timeout = Some(s),
-                ("db" | "database" | "q" | "query" | "format" | "timeout", other) => {
+                ("partial", Value::String(s)) => self.partial = Some(s),
+                ("consistency", Value::String(s)) => self.consistency = Some(s),
+                ("max_lag", Value::String(s)) => self.max_lag = Some(s),
+                ("db" | "database" | "q" | "query" | "format" | "timeout" | "partial" | "consistency" | "max_lag", other) => {
                     return Err(bad(format!("{name} must be a string, not {other}")));
                 }
                 _ => {}
@@ -136,7 +141,11 @@ impl Asked {
         let bad = |what: String| Bad(StatusCode::BAD_REQUEST, what);
         let timeout = match &self.timeout {
             None => None,
-            Some(text) => Some(timeout(text).ok_or_else(|| bad(format!("timeout {text} is no span of time such as 5s or 500ms")))?),
+            Some(text) => Some(span(text).ok_or_else(|| bad(format!("timeout {text} is no span of time such as 5s or 500ms")))?),
+        };
+        let max_lag = match &self.max_lag {
+            None => None,
+            Some(text) => Some(span(text).ok_or_else(|| bad(format!("max_lag {text} is no span of time such as 5s or 2h")))?),
         };
         let partial = match self.partial.as_deref() {
             None | Some("refuse") => Partial::Refuse,
@@ -145,6 +154,9 @@ impl Asked {
         };
         if let Some(other) = self.consistency.as_deref().filter(|c| !matches!(*c, "stale" | "strong")) {
             return Err(bad(format!("consistency={other} is neither stale nor strong")));
+        }
+        if max_lag.is_some() && self.consistency.as_deref() != Some("stale") {
+            return Err(bad("max_lag is for consistency=stale: what is read otherwise is never old".to_owned()));
         }
         let parameters = match &self.parameters {
             None => BTreeMap::new(),
@@ -159,12 +171,12 @@ impl Asked {
             Some("stale") => Consistency::Stale,
             _ => Consistency::Linearizable,
         };
-        Ok(RunOptions { timeout, parameters, partial, verbs, consistency, ..RunOptions::default() })
+        Ok(RunOptions { timeout, parameters, partial, verbs, consistency, max_lag, ..RunOptions::default() })
     }
 }
 
 /// `5s`, `500ms`, or a number of seconds.
-fn timeout(text: &str) -> Option<Duration> {
+fn span(text: &str) -> Option<Duration> {
     if let Some(nanoseconds) = crate::time_bucket::nanoseconds(text) {
         return Some(Duration::from_nanos(nanoseconds as u64));
     }

@@ -11,11 +11,11 @@ use std::collections::HashMap;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::Result;
+use crate::dialect::Statements;
 use crate::error::Error;
 
 /// Operators of one kind in one expression, between two commas or parentheses.
@@ -49,7 +49,7 @@ pub(crate) fn tokens(sql: &str, max_bytes: usize) -> Result<Vec<TokenWithSpan>> 
     if sql.len() > max_bytes {
         return Err(too_large("the statement's bytes are too many", max_bytes, " (setting query_max_sql_bytes)"));
     }
-    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
+    let tokens = Tokenizer::new(&Statements, sql).tokenize_with_location();
     let mut tokens = tokens.map_err(|e| {
         let at = e.location;
         Error::Sql { message: e.message, place: Some(crate::error::Place { line: at.line, column: at.column }) }

@@ -13,15 +13,15 @@ use std::time::Duration;
 use cluster::Permission;
 use datafusion::arrow::array::{RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::schema::DEFAULT_DATABASE;
@@ -31,14 +31,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::answer::{Part, overdue};
 use crate::carry_out::carry_out;
 use crate::command::Command;
-use crate::distribute::placement::{only_scans, shards_of};
+use crate::dialect::Statements;
+use crate::distribute::placement::{any_replica, only_scans, shards_of};
 use crate::distribute::{Avoid, Course, Placement, calls, explained, gathered, spread};
-use crate::engine::{Consistency, Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
+use crate::engine::{Consistency, DEFAULT_MAX_LAG, Inner, Parameter, Partial, RunOptions, Shortcuts, Verbs};
 use crate::error::Error;
+use crate::panics::Until;
 use crate::plan_cache::{Form, Values};
 use crate::running::Ticket;
 use crate::scope::{Scope, Setting};
 use crate::stop::Stop;
+use crate::subqueries::{Answers, subqueries};
 use crate::{Result, allowed, command, limits};
 
 /// How long a query waits for shards to have a leader again before it begins anew.
@@ -108,6 +111,7 @@ impl From<SendableRecordBatchStream> for Rows {
 /// Begins the query, then passes its rows on until they end, the deadline passes, somebody kills it, or nobody wants it.
 pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot::Sender<Result<Begun>>, parts: mpsc::Sender<Part>) {
     let bound = Bound(ticket.stop.clone());
+    let panics = Until::now();
     let mut killed = ticket.killed.clone();
     let (scope, mut rows, first) = match question.begin_or_begin_anew(&bound, &mut ticket).await {
         Ok(begun) => begun,
@@ -124,7 +128,7 @@ pub(crate) async fn drive(question: Question, mut ticket: Ticket, ready: oneshot
     let figures = ticket.figures.clone();
     let mut next = first;
     let failed = loop {
-        let Some(batch) = next else { break None };
+        let Some(batch) = next else { break panics.none_since().err() };
         figures.rows_answered.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         match bound.run(&mut ticket, parts.send(Part::Rows(batch))).await {
             Ok(Ok(())) => {}
@@ -213,6 +217,7 @@ impl Question {
     async fn begin_or_begin_anew(&self, bound: &Bound, ticket: &mut Ticket) -> Result<(Held, Rows, Option<RecordBatch>)> {
         let mut avoid = Avoid::default();
         let acts = AtomicBool::new(false);
+        let mut too_old = None;
         for attempt in 0.. {
             let scope = Held(Arc::new(self.scope(ticket, attempt, &avoid)));
             let begun = async {
@@ -228,8 +233,12 @@ impl Question {
             let left_out = (avoid.nodes.len() + avoid.shards.len()) as u32;
             let may = attempt < attempts_after(&e) + left_out && self.reach == Reach::Cluster && !acts.load(Ordering::Relaxed);
             let again = may && bound.run(ticket, self.can_begin_anew(&scope, attempt, &e, &mut avoid)).await?;
+            if let Error::TooOld { shard, why } = &e {
+                too_old.get_or_insert((*shard, why.clone()));
+            }
             if !again {
-                return Err(name_shards(&scope, e));
+                // That a replica answers and is too old says more than that the others do not.
+                return Err(too_old.map_or_else(|| name_shards(&scope, e), |(shard, why)| Error::TooOld { shard, why }));
             }
             tracing::info!(error = %e, "the query begins anew");
             self.engine.metrics.begun_anew.inc();
@@ -240,11 +249,16 @@ impl Question {
     /// The world of one attempt.
     fn scope(&self, ticket: &Ticket, attempt: u32, avoid: &Avoid) -> Scope {
         let cluster = &self.engine.cluster;
+        let max_lag = match self.reach {
+            Reach::Cluster => self.options.max_lag.unwrap_or(DEFAULT_MAX_LAG),
+            // It is here that it should be read: one that is too old says so.
+            Reach::Here => Duration::MAX,
+        };
         let setting = Setting {
             database: self.database.clone(),
             run: format!("{}-{}-{}-{attempt}", cluster.node_id(), cluster.this_node().incarnation, ticket.id).into(),
             now: self.now,
-            placement: Placement::take(cluster, self.options.consistency, avoid),
+            placement: Placement::take(cluster, self.options.consistency, max_lag, avoid),
             map: cluster.shard_map(),
         };
         Scope::new(cluster.clone(), setting, &self.options, ticket)
@@ -272,6 +286,14 @@ impl Question {
                     Partial::Refuse => self.wait_for_leaders(&[*shard].into(), None).await,
                 }
             }
+            // Another replica may be newer.
+            Error::TooOld { shard, .. } => match scope.placement().node_of(*shard) {
+                Some(node) => {
+                    avoid.nodes.insert(node);
+                    any_replica(cluster, *shard, scope.max_lag, &avoid.nodes).is_some()
+                }
+                None => false,
+            },
             // Any other replica will do.
             Error::Lost { node: Some(node), .. } if self.options.consistency == Consistency::Stale => avoid.nodes.insert(*node),
             Error::Lost { node: Some(node), .. } => match self.options.partial {
@@ -349,6 +371,7 @@ impl Question {
             return self.send_whole(scope, node, sql).await;
         }
         let planned = form.clone();
+        let mut has_answers = false;
         let kept = form.as_ref().and_then(|(form, values)| self.engine.plans.get(scope, form, values));
         let (plan, session) = match kept {
             Some(plan) => {
@@ -357,8 +380,10 @@ impl Question {
             }
             None => {
                 let session = self.engine.sessions.session(scope, &self.engine, self.now);
-                let (logical, plan) = self.plan(&session, sql).await?;
-                if let Some((form, values)) = form {
+                let (logical, plan, answered) = self.plan(scope, &session, sql).await?;
+                // What stands in the place of a subquery is of this run.
+                has_answers = answered;
+                if let Some((form, values)) = form.filter(|_| !has_answers) {
                     self.engine.plans.keep(scope, form, values, &logical, &plan);
                 }
                 let plan = match &logical {
@@ -374,13 +399,27 @@ impl Question {
         let course = self.course(scope, &shards).await?;
         // Whoever gets a whole statement knows nothing of shards that may be left out.
         let whole = scope.partial == Partial::Refuse;
-        let goes_whole = whole && matches!(course, Course::There(_)) && scope.only.is_none() && only_scans(&plan);
+        let goes_whole = whole && !has_answers && matches!(course, Course::There(_)) && scope.only.is_none() && only_scans(&plan);
         if let (Reach::Cluster, true, Some((form, values))) = (self.reach, whole, planned) {
             let one = shards.first().copied().filter(|_| goes_whole && shards.len() == 1);
             self.engine.went_whole.note(scope, form, &values, one);
         }
         match course {
             Course::There(node) if goes_whole => self.send_whole(scope, node, sql).await,
+            course => self.run_plan(scope, session, plan, &shards, course).await,
+        }
+    }
+
+    /// The rows of a plan that is not sent whole.
+    async fn run_plan(
+        &self,
+        scope: &Arc<Scope>,
+        session: Option<SessionState>,
+        plan: Arc<dyn ExecutionPlan>,
+        shards: &BTreeSet<ShardId>,
+        course: Course,
+    ) -> Result<Rows> {
+        match course {
             Course::Spread => {
                 let session = session.unwrap_or_else(|| self.engine.sessions.session(scope, &self.engine, self.now));
                 let (plan, session) = spread(&self.engine, scope, session, plan).await?;
@@ -435,23 +474,84 @@ impl Question {
         Ok(stream.into())
     }
 
-    async fn plan(&self, session: &SessionState, sql: &str) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>)> {
+    /// The plan of a statement, and whether values stand in it that were asked for first.
+    async fn plan(&self, scope: &Arc<Scope>, session: &SessionState, sql: &str) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>, bool)> {
         let plan = session.statement_to_plan(parse(session, sql)?).await?;
         limits::check_plan(&plan)?;
         allowed::check(&plan)?;
+        scope.declares_order.store(!has_windows(&plan)?, Ordering::Relaxed);
         let plan = match self.options.parameters.is_empty() {
             true => plan,
             false => plan.with_param_values(values(&self.options.parameters))?,
         };
+        let (plan, answered) = match scope.placement().is_alone() {
+            // DataFusion runs such a subquery as a step beside the plan, which cannot be cut into stages.
+            false => self.with_answers(scope, session, plan).await?,
+            true => (plan, false),
+        };
         let steps = session.create_physical_plan(&plan).await?;
-        Ok((plan, steps))
+        Ok((plan, steps, answered))
     }
+
+    /// The plan with values in the place of subqueries that give one and depend on nothing around them; inner ones first.
+    async fn with_answers(&self, scope: &Arc<Scope>, session: &SessionState, plan: LogicalPlan) -> Result<(LogicalPlan, bool)> {
+        let mut answers = Answers::default();
+        for subquery in subqueries(&plan)?.into_iter().rev() {
+            if !answers.have(&subquery) {
+                let asked = answers.put_into(subquery.subquery.as_ref().clone())?;
+                let value = self.answer(scope, session, asked).await?;
+                answers.add(subquery, value);
+            }
+        }
+        match answers.is_empty() {
+            true => Ok((plan, false)),
+            false => Ok((answers.put_into(plan)?, true)),
+        }
+    }
+
+    /// The one value that a plan gives.
+    async fn answer(&self, scope: &Arc<Scope>, session: &SessionState, plan: LogicalPlan) -> Result<ScalarValue> {
+        // Two are enough to know that it is not one.
+        let plan = LogicalPlanBuilder::from(plan).limit(0, Some(2))?.build()?;
+        let steps = session.create_physical_plan(&plan).await?;
+        let shards = shards_of(&steps);
+        let course = self.course(scope, &shards).await?;
+        let mut rows = self.run_plan(scope, Some(session.clone()), steps, &shards, course).await?;
+        let mut value = ScalarValue::try_from(rows.stream.schema().field(0).data_type())?;
+        let mut count = 0;
+        while let Some(batch) = rows.stream.try_next().await? {
+            count += batch.num_rows();
+            if count > 1 {
+                return Err(Error::sql(
+                    "a subquery that stands for one value gives several rows: choose one, with LIMIT 1 or an aggregate",
+                ));
+            }
+            if batch.num_rows() == 1 {
+                value = ScalarValue::try_from_array(batch.column(0), 0)?;
+            }
+        }
+        drop(rows.stream);
+        if let Some(plan) = rows.spread {
+            gathered(plan, scope).await;
+        }
+        Ok(value)
+    }
+}
+
+/// Whether a plan, or a subquery in it, has window functions.
+fn has_windows(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|step| {
+        found |= matches!(step, LogicalPlan::Window(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }
 
 /// The one statement of the text.
 fn parse(session: &SessionState, sql: &str) -> Result<Statement> {
     let mut statements = DFParserBuilder::new(sql)
-        .with_dialect(&GenericDialect {})
+        .with_dialect(&Statements)
         .with_recursion_limit(session.config_options().sql_parser.recursion_limit.get())
         .build()?
         .parse_statements()?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use crate::distribute::head::Head;
 use crate::distribute::{Placement, calls};
-use crate::engine::{Consistency, Partial, RunOptions, Shortcuts};
+use crate::engine::{Consistency, DEFAULT_MAX_LAG, Partial, RunOptions, Shortcuts};
 use crate::error::Error;
 use crate::running::Ticket;
 use crate::stop::Stop;
@@ -71,11 +71,16 @@ pub(crate) struct Scope {
     pub shortcuts: Shortcuts,
     pub partial: Partial,
     pub consistency: Consistency,
+    /// How old stale rows may be.
+    pub max_lag: Duration,
     pub figures: Arc<Figures>,
     /// When it must end.
     pub stop: Arc<Stop>,
     pub run: Arc<str>,
     pub now: Timestamp,
+    /// Whether scans say in which order their rows come. Not below window functions: DataFusion turns those round that want the
+    /// opposite order, and of some gives the values of the order that they then have.
+    pub declares_order: AtomicBool,
     /// Which node reads which shard.
     placement: ArcSwap<Placement>,
     /// Whether another node coordinates it.
@@ -128,10 +133,12 @@ impl Scope {
             shortcuts: options.shortcuts,
             partial: options.partial,
             consistency: options.consistency,
+            max_lag: options.max_lag.unwrap_or(DEFAULT_MAX_LAG),
             figures: ticket.figures.clone(),
             stop: ticket.stop.clone(),
             run: setting.run,
             now: setting.now,
+            declares_order: AtomicBool::new(true),
             placement: ArcSwap::from_pointee(setting.placement),
             visiting: false,
             guests: AtomicUsize::new(1),
@@ -155,10 +162,12 @@ impl Scope {
             shortcuts: head.shortcuts,
             partial: Partial::Refuse,
             consistency: head.consistency,
+            max_lag: head.max_lag,
             figures: Arc::default(),
             stop: Stop::after(0, head.left),
             run: head.run.clone(),
             now: head.now,
+            declares_order: AtomicBool::new(true),
             placement: ArcSwap::from_pointee(Placement::nowhere(cluster.node_id())),
             cluster,
             visiting: true,
@@ -213,11 +222,11 @@ impl Scope {
         let cell = self.views.lock().entry(shard).or_default().clone();
         let view = cell.get_or_try_init(|| self.take_view(shard)).await;
         let fits = |view: &&Arc<View>| version.is_none_or(|version| view.range_version() == version);
-        let view = view.and_then(|view| Some(view).filter(fits).ok_or(cluster::Error::RangeChanged { shard }));
+        let view = view.and_then(|view| Some(view).filter(fits).ok_or(cluster::Error::RangeChanged { shard }.into()));
         match (view, self.partial) {
-            (Err(e @ cluster::Error::RangeChanged { .. }), _) => Err(e.into()),
+            (Err(e @ Error::Cluster(cluster::Error::RangeChanged { .. })), _) => Err(e),
             (Ok(view), _) => Ok(Some(view.clone())),
-            (Err(e), Partial::Refuse) => Err(e.into()),
+            (Err(e), Partial::Refuse) => Err(e),
             (Err(e), Partial::Allow) => {
                 tracing::warn!(%shard, error = %e, "answering without a shard, as the query allows");
                 self.leave_out(shard)?;
@@ -226,12 +235,15 @@ impl Scope {
         }
     }
 
-    async fn take_view(&self, shard: ShardId) -> cluster::Result<Arc<View>> {
+    async fn take_view(&self, shard: ShardId) -> Result<Arc<View>, Error> {
         let view = match self.consistency {
             Consistency::Linearizable => self.cluster.read(shard).await?,
             Consistency::Stale => {
                 let (view, age) = self.cluster.read_stale(shard)?;
                 let age = age.ok_or(cluster::Error::NoLeader { shard })?;
+                if age > self.max_lag {
+                    return Err(Error::too_old(shard, age, self.max_lag));
+                }
                 self.aged(Some(age.as_millis() as u64));
                 view
             }

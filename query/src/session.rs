@@ -26,6 +26,7 @@ use crate::catalog::{CATALOG, Catalogs};
 use crate::engine::{Inner, Shortcuts};
 use crate::functions;
 use crate::latest::Latest;
+use crate::opaque::HideManyToOne;
 use crate::scope::Scope;
 use crate::stop::stoppable;
 use crate::sweep::Sweeping;
@@ -102,6 +103,7 @@ impl Sessions {
             .with_runtime_env(self.env.clone())
             .with_default_features()
             .with_query_planner(Arc::new(Planner))
+            .with_optimizer_rule(Arc::new(HideManyToOne::new()))
             .with_physical_optimizer_rules(rules(shortcuts))
             .build();
         functions::register(&mut state);

@@ -36,6 +36,8 @@ enum Kind {
     RangeChanged,
     /// The question was planned with an older schema than the rows have.
     StaleSchema,
+    /// A replica's rows are older than the asker allows.
+    TooOld,
     /// A node went away.
     Lost,
     Ended,
@@ -51,6 +53,7 @@ impl Told {
             Error::Elsewhere { shard, .. } => (Kind::Elsewhere, Some(*shard)),
             Error::Cluster(cluster::Error::NotHere { shard, .. } | cluster::Error::NoLeader { shard }) => (Kind::Elsewhere, Some(*shard)),
             Error::Cluster(cluster::Error::RangeChanged { shard }) => (Kind::RangeChanged, Some(*shard)),
+            Error::TooOld { shard, .. } => (Kind::TooOld, Some(*shard)),
             Error::StaleSchema { .. } | Error::Storage(storage::Error::StaleSchema { .. }) => (Kind::StaleSchema, None),
             // To whoever asked, a node that stops is one that went away.
             Error::Lost { .. } | Error::ShuttingDown => (Kind::Lost, None),
@@ -79,6 +82,7 @@ impl Told {
             Kind::TryAgain => Error::Later { why: message },
             Kind::Broken => Error::Engine { message },
             Kind::Elsewhere => Error::Elsewhere { shard: self.shard.unwrap_or(ShardId(0)), why: message },
+            Kind::TooOld => Error::TooOld { shard: self.shard.unwrap_or(ShardId(0)), why: message },
             Kind::RangeChanged => cluster::Error::RangeChanged { shard: self.shard.unwrap_or(ShardId(0)) }.into(),
             Kind::StaleSchema => Error::StaleSchema { message },
             Kind::Lost => Error::Lost { node: self.node, why: message },
@@ -103,6 +107,8 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -110,6 +116,7 @@ mod tests {
         for e in [
             Error::NoDatabase { name: "x \"y\"".to_owned() },
             Error::Elsewhere { shard: ShardId(7), why: "led by another".to_owned() },
+            Error::too_old(ShardId(7), Duration::from_secs(75), Duration::from_secs(10)),
             Error::StaleSchema { message: "old".to_owned() },
             cluster::Error::RangeChanged { shard: ShardId(4) }.into(),
             Error::Lost { node: Some(NodeId(3)), why: "node s1 was lost".to_owned() },

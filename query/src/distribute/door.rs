@@ -21,9 +21,9 @@ use std::task::Poll;
 use bytes::Bytes;
 use cluster::peer::{PeerBody, whole};
 use datafusion::physical_plan::ExecutionPlan;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited, StreamBody};
+use http_body_util::{BodyExt, BodyStream, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::de::DeserializeOwned;
 use tower::ServiceExt;
@@ -36,6 +36,7 @@ use crate::distribute::leaf::Leaf;
 use crate::distribute::rows::{self, End};
 use crate::engine::{Engine, Inner, RunOptions, Verbs};
 use crate::error::Error;
+use crate::panics::Until;
 use crate::scope::Scope;
 use crate::shard_scan::ShardScanExec;
 use crate::sweep::Wanted;
@@ -99,10 +100,15 @@ impl PeerService {
         };
         let guest = match guest {
             Ok(guest) => guest,
-            Err(e) => return tonic::Status::internal(Told::of(&e).text()).into_http().map(|body: tonic::body::Body| peer_body(body, None)),
+            Err(e) => {
+                return tonic::Status::internal(Told::of(&e).text())
+                    .into_http()
+                    .map(|body: tonic::body::Body| peer_body(body, None, Until::now()));
+            }
         };
+        let panics = Until::now();
         let Ok(response) = self.stages.clone().oneshot(request).await;
-        response.map(|body| peer_body(body, guest))
+        response.map(|body| peer_body(body, guest, panics))
     }
 
     async fn enter(&self, headers: &HeaderMap) -> Result<Guest> {
@@ -143,6 +149,7 @@ impl PeerService {
             parameters: statement.parameters,
             shortcuts: head.shortcuts,
             consistency: head.consistency,
+            max_lag: Some(head.max_lag),
             verbs: Verbs::Ask,
             ..RunOptions::default()
         };
@@ -185,12 +192,17 @@ impl Drop for Guest {
     }
 }
 
-fn peer_body(body: tonic::body::Body, guest: Option<Guest>) -> PeerBody {
-    let body = body.map_frame(move |frame| {
+/// Passes an answer on, but for its end where one of the steps behind it may have ended before its rows did.
+fn peer_body(body: tonic::body::Body, guest: Option<Guest>, panics: Until) -> PeerBody {
+    let frames = BodyStream::new(body.map_err(io::Error::other)).map(move |frame| {
         let _here = &guest;
-        frame
+        match frame {
+            // Only trailers say that an answer is whole.
+            Ok(frame) if frame.is_trailers() => panics.none_since().map(|()| frame).map_err(io::Error::other),
+            other => other,
+        }
     });
-    body.map_err(io::Error::other).boxed_unsync()
+    StreamBody::new(frames).boxed_unsync()
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T> {

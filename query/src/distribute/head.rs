@@ -16,6 +16,7 @@ const QUERY: HeaderName = HeaderName::from_static("alluvium-query");
 const DATABASE: HeaderName = HeaderName::from_static("alluvium-query-database");
 const SHORTCUTS: HeaderName = HeaderName::from_static("alluvium-query-shortcuts");
 const CONSISTENCY: HeaderName = HeaderName::from_static("alluvium-query-consistency");
+const MAX_LAG: HeaderName = HeaderName::from_static("alluvium-query-max-lag-ms");
 const LEFT: HeaderName = HeaderName::from_static("alluvium-query-left-ms");
 const CATALOG: HeaderName = HeaderName::from_static("alluvium-query-catalog");
 const NOW: HeaderName = HeaderName::from_static("alluvium-query-now");
@@ -31,6 +32,8 @@ pub(crate) struct Head {
     pub database: Arc<str>,
     pub shortcuts: Shortcuts,
     pub consistency: Consistency,
+    /// How old stale rows may be.
+    pub max_lag: Duration,
     /// How long it may take from here, and a little more: who asked ends it first, and knows why.
     pub left: Duration,
     /// The catalog that it is planned with.
@@ -47,6 +50,7 @@ impl Head {
             database: scope.database.clone(),
             shortcuts: scope.shortcuts,
             consistency: scope.consistency,
+            max_lag: scope.max_lag,
             left: scope.stop.left() + GRACE,
             catalog: scope.catalog.version,
             now: scope.now,
@@ -63,6 +67,7 @@ impl Head {
         put(DATABASE, &self.database);
         put(SHORTCUTS, if self.shortcuts == Shortcuts::On { "on" } else { "off" });
         put(CONSISTENCY, if self.consistency == Consistency::Stale { "stale" } else { "linearizable" });
+        put(MAX_LAG, &self.max_lag.as_millis().to_string());
         put(LEFT, &self.left.as_millis().to_string());
         put(CATALOG, &self.catalog.to_string());
         put(NOW, &self.now.0.to_string());
@@ -80,6 +85,7 @@ impl Head {
             database: text(&DATABASE)?.into(),
             shortcuts: if text(&SHORTCUTS)? == "on" { Shortcuts::On } else { Shortcuts::Off },
             consistency: if text(&CONSISTENCY)? == "stale" { Consistency::Stale } else { Consistency::Linearizable },
+            max_lag: Duration::from_millis(number(&MAX_LAG)?.unsigned_abs()),
             left: Duration::from_millis(number(&LEFT)?.unsigned_abs()),
             catalog: number(&CATALOG)?.unsigned_abs(),
             now: Timestamp(number(&NOW)?),
@@ -110,6 +116,7 @@ mod tests {
             database: "häuser & gärten=1".into(),
             shortcuts: Shortcuts::Off,
             consistency: Consistency::Stale,
+            max_lag: Duration::from_millis(7_500),
             left: Duration::from_millis(1_234),
             catalog: 7,
             now: Timestamp(-5),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::{Cluster, NodeState};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -47,7 +48,7 @@ pub(crate) enum Course {
 
 impl Placement {
     /// Where this node knows the shards to be; cheap.
-    pub(crate) fn take(cluster: &Cluster, consistency: Consistency, avoid: &Avoid) -> Placement {
+    pub(crate) fn take(cluster: &Cluster, consistency: Consistency, max_lag: Duration, avoid: &Avoid) -> Placement {
         let me = cluster.node_id();
         let shards = cluster.shards().into_iter();
         if cluster.peers().is_none() {
@@ -55,7 +56,7 @@ impl Placement {
         }
         let of = |shard: ShardId| match consistency {
             Consistency::Linearizable => cluster.leader(shard),
-            Consistency::Stale => any_replica(cluster, shard, &avoid.nodes),
+            Consistency::Stale => any_replica(cluster, shard, max_lag, &avoid.nodes),
         };
         let wanted = shards.filter(|shard| !avoid.shards.contains(shard));
         let of = wanted.filter_map(|shard| Some((shard, of(shard)?))).filter(|(_, node)| !avoid.nodes.contains(node)).collect();
@@ -117,18 +118,21 @@ impl Placement {
     }
 }
 
-/// A node with a replica: this one if it has one, else the leader, else any that is not gone.
-fn any_replica(cluster: &Cluster, shard: ShardId, avoid: &BTreeSet<NodeId>) -> Option<NodeId> {
-    let here = cluster.node_id();
-    if cluster.read_stale(shard).is_ok_and(|(_, age)| age.is_some()) {
-        return Some(here);
+/// A node with a replica: this one if it has one that is new enough, else the leader, else any that is not gone, else this one
+/// all the same, which then says how old it is.
+pub(crate) fn any_replica(cluster: &Cluster, shard: ShardId, max_lag: Duration, avoid: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let me = cluster.node_id();
+    let age = cluster.read_stale(shard).ok().and_then(|(_, age)| age);
+    let here = age.map(|_| me).filter(|me| !avoid.contains(me));
+    if age.is_some_and(|age| age <= max_lag) {
+        return Some(me);
     }
-    let usable = |node: &NodeId| *node != here && !avoid.contains(node);
+    let usable = |node: &NodeId| *node != me && !avoid.contains(node);
     if let Some(leader) = cluster.leader(shard).filter(usable) {
         return Some(leader);
     }
     let gone = |node: NodeId| cluster.node(node).is_none_or(|n| n.state == NodeState::Gone);
-    cluster.replicas(shard).into_iter().filter(usable).find(|node| !gone(*node))
+    cluster.replicas(shard).into_iter().filter(usable).find(|node| !gone(*node)).or(here)
 }
 
 /// The shards that a plan's scans read.

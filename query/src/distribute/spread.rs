@@ -24,11 +24,12 @@ use datafusion::logical_expr::{Explain, LogicalPlan, LogicalPlanBuilder, PlanTyp
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion_distributed::{
     ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedCodec, DistributedExec, DistributedExt,
-    DistributedLeafExec, DistributedMetricsFormat, NetworkShuffleExec, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
-    ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker, WorkerChannel, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse,
-    WorkerQueryContext, WorkerResolver, display_plan_ascii, grpc, rewrite_distributed_plan_with_metrics,
+    DistributedLeafExec, DistributedMetricsFormat, NetworkBoundaryExt, NetworkShuffleExec, RouteTasksEvent, RouteTasksEventResponse,
+    ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, Worker, WorkerChannel, WorkerPlanRewriteEvent,
+    WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerResolver, display_plan_ascii, grpc, rewrite_distributed_plan_with_metrics,
 };
 use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
@@ -105,7 +106,7 @@ pub(crate) async fn spread(
     // The planner gives what is made already, whatever the logical plan is.
     let logical = LogicalPlanBuilder::empty(false).build()?;
     let cut = state.query_planner().create_physical_plan(&logical, &state).await?;
-    match travels(&cut, &state).and_then(|()| mixes_without_order(&cut)) {
+    match travels(&cut, &state).and_then(|()| mixes_without_order(&cut)).and_then(|()| sends_windows(&cut)) {
         Ok(()) => Ok((cut, state)),
         Err(e) => {
             tracing::debug!(error = %e, "the plan cannot travel; its shards are read from afar");
@@ -133,6 +134,19 @@ fn mixes_without_order(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
     let claims = |step: &Arc<dyn ExecutionPlan>| Ok(step.is::<NetworkShuffleExec>() && step.properties().output_ordering().is_some());
     match cut.children()[0].exists(claims)? {
         true => Err(DataFusionError::Internal("a shuffle of the plan claims an order".to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a plan that has window functions in a stage that is sent. Of these only the names arrive: not that one was
+/// reversed, nor its FILTER, nor IGNORE NULLS; and a stage that is read has forgotten which columns a filter makes constant,
+/// on which the order of a window may rest (datafusion-proto 55.2, `to_proto.rs`). Above all that is sent they are as planned.
+fn sends_windows(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    let Some(cut) = plan.downcast_ref::<DistributedExec>() else { return Ok(()) };
+    let is_window = |step: &Arc<dyn ExecutionPlan>| Ok(step.is::<WindowAggExec>() || step.is::<BoundedWindowAggExec>());
+    let sends = |step: &Arc<dyn ExecutionPlan>| Ok(step.is_network_boundary() && step.exists(is_window)?);
+    match cut.children()[0].exists(sends)? {
+        true => Err(DataFusionError::Internal("a stage of the plan has a window function".to_owned())),
         false => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ mod read;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use cluster::Cluster;
 use datafusion::arrow::array::RecordBatch;
@@ -117,7 +118,7 @@ impl ShardScanExec {
             nodes: BTreeMap::new(),
             rows,
             limit: None,
-            ordered: scope.shortcuts == Shortcuts::On && which == Which::Every,
+            ordered: scope.shortcuts == Shortcuts::On && which == Which::Every && scope.declares_order.load(Relaxed),
             sweep: None,
             wanted: Wanted::default(),
         };

@@ -18,7 +18,7 @@ use crate::node::{Node, stale};
 const HOUR: i64 = 3_600_000_000_000;
 
 /// Every shape of plan that is cut in another way.
-const QUESTIONS: [&str; 24] = [
+const QUESTIONS: [&str; 38] = [
     "SELECT count(*), sum(steps), min(time), max(celsius) FROM phone",
     "SELECT device_id, count(*) AS n, avg(celsius) AS c FROM phone GROUP BY device_id ORDER BY device_id",
     "SELECT os, time_bucket('6h', time) AS t, count(*) AS n, sum(steps) AS s FROM phone GROUP BY os, t ORDER BY os, t",
@@ -43,6 +43,20 @@ const QUESTIONS: [&str; 24] = [
     "SELECT max(time) FROM phone WHERE os = 'b'",
     "SELECT p.n + w.n + one.x AS n FROM (SELECT count(*) AS n FROM phone) p, (SELECT count(*) AS n FROM watch) w, (SELECT 1 AS x) one",
     "SELECT count(*) AS n FROM phone a JOIN watch b ON a.celsius < b.pulse AND a.time > b.time",
+    "SELECT device_id, time, lag(steps) OVER (PARTITION BY device_id ORDER BY time DESC) AS next FROM phone ORDER BY device_id, time LIMIT 40",
+    "SELECT device_id, os, time, lead(steps) OVER (PARTITION BY device_id, os ORDER BY time DESC) AS before FROM phone ORDER BY device_id, os, time LIMIT 40",
+    "SELECT device_id, time, count(*) FILTER (WHERE steps > 4) OVER (PARTITION BY device_id) AS n FROM phone ORDER BY device_id, time LIMIT 40",
+    "SELECT device_id, time, last_value(nullif(steps, 3)) IGNORE NULLS OVER (PARTITION BY device_id ORDER BY time) AS s FROM phone ORDER BY device_id, time LIMIT 40",
+    "SELECT device_id, time, sum(steps) OVER (PARTITION BY os) AS s FROM phone WHERE os = 'a' ORDER BY device_id, time LIMIT 20",
+    "SELECT device_id, time, row_number() OVER (PARTITION BY os ORDER BY time, device_id) AS n FROM phone WHERE os = 'a' ORDER BY n LIMIT 20",
+    "SELECT device_id, sum(steps) * 1.0 / (SELECT sum(steps) FROM phone) AS part FROM phone GROUP BY device_id ORDER BY device_id",
+    "SELECT steps > (SELECT avg(steps) FROM phone) AS above, count(*) AS n FROM phone GROUP BY above ORDER BY above",
+    "SELECT sum(steps - (SELECT min(steps) FROM phone)) AS s, count(*) FILTER (WHERE steps > (SELECT avg(steps) FROM phone)) AS n FROM phone",
+    "SELECT time_bucket('6h', time, (SELECT min(time) FROM phone)) AS t, count(*) AS n FROM phone GROUP BY t ORDER BY t",
+    "SELECT device_id, time FROM phone ORDER BY abs(steps - (SELECT max(steps) FROM phone)), device_id, time LIMIT 9",
+    "SELECT count(*) AS n FROM phone WHERE celsius > (SELECT avg(celsius) FROM phone WHERE steps > (SELECT avg(pulse) - 70 FROM watch))",
+    "SELECT count(*) AS n FROM phone WHERE steps > (SELECT pulse FROM watch WHERE device_id = 'nobody')",
+    "SELECT time, device_id FROM phone WHERE CAST(time AS DATE) = DATE '1970-01-02' ORDER BY time, device_id LIMIT 9",
 ];
 
 const OF_ONE_DEVICE: [&str; 4] = [
@@ -115,6 +129,21 @@ async fn every_node_answers_as_a_single_one_does() {
     }
     fleet.end().await;
     alone.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subquery_of_several_rows_stands_for_no_value() {
+    let fleet = Fleet::start(&["storage", "storage", "storage", "query"], 3, 1).await;
+    fleet.node(3).write(&phones()).await;
+    for i in [0, 3] {
+        for options in ways() {
+            let e = fleet.node(i).csv("SELECT count(*) FROM phone WHERE steps > (SELECT steps FROM phone WHERE steps < 3)", options).await;
+            let e = e.unwrap_err();
+            assert_eq!(e.kind(), model::ErrorKind::YourRequest, "{e:?}");
+            assert!(e.to_string().contains("gives several rows"), "{e}");
+        }
+    }
+    fleet.end().await;
 }
 
 /// Each node leads one shard, so each stage scans one partition, and groups have rows in all of them.
@@ -388,10 +417,20 @@ async fn one_replica_of_three_answers_stale_questions_and_those_that_may_be_answ
     fleet
         .until("the one that stays has all rows", || async { fleet.node(0).csv(sql, stale.clone()).await.is_ok_and(|n| n == "n\n600\n") })
         .await;
+    // As new as can be is what leaders have.
+    let new = RunOptions { max_lag: Some(Duration::ZERO), ..stale.clone() };
+    for i in [3, 0] {
+        assert_eq!(fleet.node(i).csv(sql, new.clone()).await.unwrap(), "n\n600\n", "node {i}");
+    }
     fleet.kill(1).await;
     fleet.kill(2).await;
     for i in [3, 0] {
         assert_eq!(fleet.node(i).csv(sql, stale.clone()).await.unwrap(), "n\n600\n", "node {i}");
+        let too_old = || async {
+            let e = fleet.node(i).csv(sql, RunOptions { max_lag: Some(Duration::from_millis(1)), ..stale.clone() }).await.err()?;
+            (e.kind() == model::ErrorKind::TryAgain && e.to_string().contains("older than max_lag=0.001s allows")).then_some(())
+        };
+        fleet.until("what is left is known to be old", || async { too_old().await.is_some() }).await;
         // Nobody can say that these rows are the newest.
         let allow = RunOptions { partial: Partial::Allow, ..RunOptions::default() };
         let mut answer = fleet.node(i).engine.run("default", sql, allow).await.unwrap_or_else(|e| panic!("node {i}: {e:?}"));
