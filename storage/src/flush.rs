@@ -19,6 +19,8 @@ use crate::parquet_file::{Effort, FileWriter, NewFile, ParquetFiles};
 use crate::scan::Rows;
 use crate::{Error, Result};
 
+/// Bytes of row groups that the files which grow at the same time may hold together.
+const MAX_HELD_BYTES: usize = 256 << 20;
 /// Rows from which a day gets a file of its own even if it is not the newest.
 const OWN_FILE_ROWS: u64 = 64 * 1024;
 
@@ -107,6 +109,7 @@ impl ByDay {
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let times = batch.column(0).as_primitive::<TimestampNanosecondType>().values();
         let Some(&first) = times.first() else { return Ok(()) };
+        self.make_room()?;
         let (min, max) = times.iter().fold((first, first), |(lo, hi), &t| (lo.min(t), hi.max(t)));
         let (first_day, last_day) = (Timestamp(min).day(), Timestamp(max).day());
         if first_day == last_day {
@@ -128,6 +131,15 @@ impl ByDay {
             return self.file_of(day)?.write(&rows);
         }
         Ok(())
+    }
+
+    /// Where the files hold too much together, the one that holds most ends its row group: far more than a batch.
+    fn make_room(&mut self) -> Result<()> {
+        if self.apart.values().chain([&self.late]).flatten().map(FileWriter::held_bytes).sum::<usize>() < MAX_HELD_BYTES {
+            return Ok(());
+        }
+        let files = self.apart.values_mut().chain([&mut self.late]).flatten();
+        files.max_by_key(|file| file.held_bytes()).map_or(Ok(()), FileWriter::let_go)
     }
 
     fn file_of(&mut self, day: i32) -> Result<&mut FileWriter> {

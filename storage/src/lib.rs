@@ -15,9 +15,11 @@
 //! | [`snapshot`] | the state at the flushed index, for a replica that lacks it; the files travel apart |
 //! | [`scan`], [`merge`] | a consistent view of memtable and files as sorted, merged record batches |
 //! | [`range`] | which routing hashes the shard keeps, and how that becomes two |
+//! | `batch_bytes` | how many bytes the rows of a batch take, and how many may stand together |
 //! | [`retries`] | what was answered to which request |
 //! | [`urgency`] | which threads go first |
 
+mod batch_bytes;
 pub mod compaction;
 pub mod disk;
 pub mod entry;

@@ -1,7 +1,8 @@
 //! Files become fewer, richer files: what is merged and when is [`plan`]'s choice, here it is done.
 //!
 //! Inputs are read in the order of writes and merged by the same function as a scan, so the last write wins, field by field.
-//! Memory is bounded: a batch and a few pages for each input, a row group for each output. Rows older than the retention
+//! Memory is bounded in bytes, however large a row is: two batches of 4 MiB and a page of each column for each input, and 256
+//! MiB for the row groups of all outputs. Rows older than the retention
 //! cutoff are left out. Outputs are verified and durable before they are given; a failed run leaves nothing behind.
 
 pub mod plan;

@@ -22,6 +22,10 @@ const FAN_IN: usize = 6;
 const MAX_INPUTS: usize = 32;
 /// Rows that the output of a merge has at most, unless everything is to be merged: a file beyond is good enough.
 const MAX_ROWS: u64 = 256 << 20;
+/// Bytes that the files of one merge have at most, unless everything is to be merged: they stand twice while it runs.
+const MAX_BYTES: u64 = 32 << 30;
+/// A file weighs as many rows as it has, or as it would have if each took so many bytes: rows of usual size take less.
+const LARGE_ROW_BYTES: u64 = 1 << 10;
 /// Rows a day from which a `late/` file is cut into days.
 const CUT_ROWS_PER_DAY: u64 = 64 << 10;
 /// Rows from which a `late/` file is cut whatever its days.
@@ -168,6 +172,11 @@ fn days(files: &[&FileMeta], eagerness: Eagerness) -> Option<Chosen> {
     })
 }
 
+/// What it costs to merge a file, in rows of usual size.
+fn weight(file: &FileMeta) -> u64 {
+    file.rows.max(file.bytes / LARGE_ROW_BYTES)
+}
+
 /// A size class: files of one class differ by less than [`FAN_IN`] times.
 fn class(rows: u64) -> u32 {
     const SMALLEST: u64 = 1 << 12;
@@ -177,19 +186,23 @@ fn class(rows: u64) -> u32 {
 /// The first run of neighbours with at least `enough` of one class, in which none outweighs all others, smallest classes
 /// first. Smaller ones between and behind them go along.
 fn neighbours_of_a_size(files: &[&FileMeta], enough: usize) -> Option<Range<usize>> {
-    let largest = files.iter().map(|f| class(f.rows)).max()?;
+    let largest = files.iter().map(|f| class(weight(f))).max()?;
     (0..=largest).find_map(|limit| {
         let mut start = 0;
         while start < files.len() {
-            let mut rows = 0;
+            let (mut weighs, mut bytes) = (0, 0);
             let mut end = start;
-            while end < files.len() && end - start < MAX_INPUTS && class(files[end].rows) <= limit && rows + files[end].rows <= MAX_ROWS {
-                rows += files[end].rows;
+            while let Some(file) = files.get(end).filter(|f| end - start < MAX_INPUTS && class(weight(f)) <= limit) {
+                if weighs + weight(file) > MAX_ROWS || bytes + file.bytes > MAX_BYTES {
+                    break;
+                }
+                weighs += weight(file);
+                bytes += file.bytes;
                 end += 1;
             }
-            let heaviest = files[start..end].iter().map(|f| f.rows).max().unwrap_or(0);
-            let peers = files[start..end].iter().filter(|f| class(f.rows) == limit).count();
-            if peers >= enough && heaviest * 2 <= rows {
+            let heaviest = files[start..end].iter().map(|f| weight(f)).max().unwrap_or(0);
+            let peers = files[start..end].iter().filter(|f| class(weight(f)) == limit).count();
+            if peers >= enough && heaviest * 2 <= weighs {
                 return Some(start..end);
             }
             // Only past the run: a shorter run inside it that is worth a merge is one of a smaller class.
@@ -302,6 +315,23 @@ mod tests {
         assert_eq!(plan_with(cutoffs(2)), None);
         let expired = plan_with(cutoffs(1)).unwrap();
         assert_eq!((expired.step, expired.inputs), (Step::Expire, vec![files[0].clone()]));
+    }
+
+    #[test]
+    fn files_of_large_rows_weigh_what_their_bytes_do() {
+        let of = |rows: u64, bytes: &[u64]| -> Vec<FileMeta> {
+            let files = day_of(&vec![rows; bytes.len()]);
+            files.into_iter().zip(bytes).map(|(file, &bytes)| FileMeta { bytes, ..file }).collect()
+        };
+        let next = |files: &[FileMeta]| next(files, Eagerness::WhenItPays).map(|(inputs, _)| inputs.len());
+        const G: u64 = 1 << 30;
+        // A few large rows stand in a file of some GiB: it is not rewritten for small ones.
+        assert_eq!(next(&of(1_000, &[G, 9_000, 9_000, 9_000, 9_000, 9_000])), None);
+        assert_eq!(next(&of(1_000, &[G; 6])), Some(6));
+        // What one merge would have to write twice has an end.
+        assert_eq!(next(&of(1_000, &[G; 40])), Some(32));
+        assert_eq!(next(&of(1_000, &[5 * G; 20])), Some(6));
+        assert_eq!(next(&of(1_000, &[7 * G; 20])), None);
     }
 
     #[test]

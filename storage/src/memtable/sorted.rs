@@ -20,6 +20,7 @@ use super::TableRows;
 use super::chunk::RowAddress;
 use super::series;
 use crate::Result;
+use crate::batch_bytes::batch_rows;
 use crate::scan::{KeyFilter, Rows, ScanColumn, ScanRequest, schema_of};
 
 /// Which rows of a captured table, in order.
@@ -212,7 +213,9 @@ impl Sorted {
     pub(crate) fn read(self, request: &ScanRequest) -> Rows {
         let schema = schema_of(&request.table, &request.projection);
         let columns = request.projection.iter().map(|c| self.column(request, *c)).collect();
-        Box::new(SortedRows { sorted: self, schema, columns, batch_rows: request.batch_rows.max(1), at: 0, run: 0 })
+        let row_bytes = self.table.bytes / self.table.rows.max(1);
+        let batch_rows = batch_rows(row_bytes as u64, request.batch_rows);
+        Box::new(SortedRows { sorted: self, schema, columns, batch_rows, at: 0, run: 0 })
     }
 
     fn column(&self, request: &ScanRequest, column: ScanColumn) -> Source {

@@ -19,6 +19,7 @@ use model::{ColumnId, TableSchema};
 
 use self::output::Output;
 pub(crate) use self::runs::Runs;
+use crate::batch_bytes::BATCH_BYTES;
 use crate::key_columns::KeyColumns;
 use crate::scan::{Rows, ScanColumn};
 use crate::{Result, scan};
@@ -35,7 +36,7 @@ pub fn whole_layout(table: &TableSchema) -> Vec<ScanColumn> {
 }
 
 /// Merges sources given in their order of writes, oldest first. Each is in order and holds a row once; all have the
-/// columns of `layout` of `table`. Output batches have about `batch_rows` rows.
+/// columns of `layout` of `table`. Output batches have about `batch_rows` rows, fewer where rows are large.
 pub fn merge(table: &TableSchema, layout: &[ScanColumn], mut sources: Vec<Rows>, batch_rows: usize) -> Rows {
     match sources.len() {
         0 => Box::new(std::iter::empty()),
@@ -108,11 +109,13 @@ enum State {
 
 impl Merge {
     fn new(schema: SchemaRef, tags: KeyColumns, sources: Vec<Rows>, batch_rows: usize) -> Merge {
+        // Besides the batch in hand of each source, the output may hold on to as much again.
+        let max_outlived_bytes = sources.len() * BATCH_BYTES;
         Merge {
             tags,
             cursors: sources.into_iter().map(|rows| Cursor { rows, current: None }).collect(),
             same: Vec::new(),
-            output: Output::new(schema, 1 + tags.count(), batch_rows),
+            output: Output::new(schema, 1 + tags.count(), batch_rows, max_outlived_bytes),
             state: State::New,
         }
     }
@@ -122,6 +125,7 @@ impl Merge {
         let current = self.cursors[cursor].current.as_mut().expect("only a cursor with rows moves");
         current.at += n;
         if current.at == current.rows() {
+            self.output.outlives(&current.batch);
             return self.load(cursor);
         }
         while current.at >= current.run_end() {

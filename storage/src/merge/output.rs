@@ -6,6 +6,8 @@ use arrow::array::{Array, ArrayData, ArrayRef, MutableArrayData, RecordBatch, ma
 use arrow::compute::interleave;
 use arrow::datatypes::SchemaRef;
 
+use crate::batch_bytes::bytes_of;
+
 /// Rows per stretch from which copying stretch by stretch beats gathering row by row.
 const LONG_STRETCH: usize = 8;
 
@@ -27,19 +29,33 @@ pub(super) struct Output {
     first_field: usize,
     batch_rows: usize,
     held: Vec<Arc<RecordBatch>>,
+    /// Bytes of held batches that nobody else holds any more.
+    outlived_bytes: usize,
+    /// So many of them that the batch ends early.
+    max_outlived_bytes: usize,
     pieces: Vec<Piece>,
     versions: Vec<(u32, u32)>,
     rows: usize,
 }
 
 impl Output {
-    pub(super) fn new(schema: SchemaRef, first_field: usize, batch_rows: usize) -> Output {
-        Output { schema, first_field, batch_rows, held: Vec::new(), pieces: Vec::new(), versions: Vec::new(), rows: 0 }
+    pub(super) fn new(schema: SchemaRef, first_field: usize, batch_rows: usize, max_outlived_bytes: usize) -> Output {
+        Output {
+            schema,
+            first_field,
+            batch_rows,
+            held: Vec::new(),
+            outlived_bytes: 0,
+            max_outlived_bytes,
+            pieces: Vec::new(),
+            versions: Vec::new(),
+            rows: 0,
+        }
     }
 
     /// Rows that still fit.
     pub(super) fn room(&self) -> usize {
-        self.batch_rows - self.rows
+        if self.outlived_bytes >= self.max_outlived_bytes { 0 } else { self.batch_rows - self.rows }
     }
 
     /// Appends `len` rows of a batch.
@@ -78,6 +94,11 @@ impl Output {
         }
     }
 
+    /// Takes note that a batch of which rows were appended is held here alone from now on.
+    pub(super) fn outlives(&mut self, batch: &RecordBatch) {
+        self.outlived_bytes += bytes_of(batch);
+    }
+
     fn hold(&mut self, batch: &Arc<RecordBatch>) -> u32 {
         // Sources take turns: the batch is nearly always among the last few.
         let found = self.held.iter().rposition(|held| Arc::ptr_eq(held, batch));
@@ -97,6 +118,7 @@ impl Output {
             _ => self.build(),
         };
         self.held.clear();
+        self.outlived_bytes = 0;
         self.pieces.clear();
         self.versions.clear();
         self.rows = 0;

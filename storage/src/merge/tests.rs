@@ -100,3 +100,19 @@ fn after_an_error_a_merge_ends() {
     assert!(rows.next().is_some_and(|batch| batch.is_err()));
     assert!(rows.next().is_none());
 }
+
+#[test]
+fn an_output_batch_holds_on_to_few_large_batches() {
+    const ROWS: i64 = 40;
+    const TEXT_BYTES: usize = BATCH_BYTES / 4;
+    let source = |n: i64| -> Rows {
+        let rows = (0..ROWS).map(|i| ((Some("camera".to_owned()), None, 2 * i + n), (None, None, Some("x".repeat(TEXT_BYTES)))));
+        batches(&rows.collect(), 4)
+    };
+    let table = table();
+    let merged = merge(&table, &whole_layout(&table), vec![source(0), source(1)], 8_192);
+    let rows: Vec<usize> = merged.map(|batch| batch.unwrap().num_rows()).collect();
+    assert_eq!(rows.iter().sum::<usize>(), 2 * ROWS as usize);
+    // Of each source the batch in hand and one more, of four rows each.
+    assert!(rows.len() > 1 && rows.iter().all(|&rows| rows <= 16), "{rows:?}");
+}

@@ -29,6 +29,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::pages::{self, Page};
 use super::prune::{self, Wanted};
+use crate::batch_bytes::{VALUE_BYTES, batch_rows};
 use crate::disk::{Disk, ReadAt};
 use crate::manifest::FileMeta;
 use crate::scan::{Rows, ScanColumn, ScanRequest, TagFilter};
@@ -46,6 +47,8 @@ pub struct ParquetFile {
     arrow: ArrowReaderMetadata,
     /// Which leaf holds which column; time is under `None`.
     leaves: Vec<Option<ColumnId>>,
+    /// Bytes of each leaf's values, of the page with the largest: a batch has as many rows as these allow.
+    value_bytes: Vec<u64>,
     min_time: i64,
     max_time: i64,
 }
@@ -144,8 +147,9 @@ impl ParquetFile {
             let id = id.ok_or_else(|| corrupt(&path, start, format!("column {} has no id", field.name())))?;
             leaves.push(id.checked_sub(1).map(|id| ColumnId(id as u16)));
         }
+        let value_bytes = (0..leaves.len()).map(|leaf| largest_values(arrow.metadata(), leaf)).collect();
         let (min_time, max_time) = (meta.min_time, meta.max_time);
-        Ok(ParquetFile { path: path.into(), file, len, pages: pages.into(), arrow, leaves, min_time, max_time })
+        Ok(ParquetFile { path: path.into(), file, len, pages: pages.into(), arrow, leaves, value_bytes, min_time, max_time })
     }
 
     /// Rows in it.
@@ -211,7 +215,8 @@ impl ParquetFile {
         self.arrow.metadata().memory_size() + self.pages.len() * size_of::<Page>()
     }
 
-    /// The rows that the request wants, in order of (series key, time). Columns that the file lacks are null.
+    /// The rows that the request wants, in order of (series key, time). Columns that the file lacks are null. Batches have
+    /// fewer rows than asked for where rows are large, so that one takes about 4 MiB at most, besides a page of each column.
     pub fn scan(self: &Arc<Self>, request: &ScanRequest) -> Result<Rows> {
         let leaf_of = |id: Option<ColumnId>| self.leaves.iter().position(|leaf| *leaf == id);
         let time_leaf = leaf_of(None).ok_or_else(|| corrupt(&self.path, self.len, "it has no column for time"))?;
@@ -252,7 +257,7 @@ impl ParquetFile {
         let decoded = guarded(&self.path, 0, || {
             let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, self.arrow.clone())
                 .with_projection(ProjectionMask::leaves(parquet_schema, projected.iter().copied()))
-                .with_batch_size(request.batch_rows.max(1));
+                .with_batch_size(batch_rows(projected.iter().map(|&leaf| self.value_bytes[leaf]).sum(), request.batch_rows));
             if let Some(selection) = prune::pages(metadata, &groups, &wanted) {
                 builder = builder.with_row_selection(selection);
             }
@@ -274,6 +279,19 @@ impl ParquetFile {
         };
         Ok(Box::new(FileRows { file: self.clone(), decoded: Some(decoded), failed, schema: Arc::new(Schema::new(fields)), sources }))
     }
+}
+
+/// Bytes of a value of a leaf, on average in the page where that is the most.
+fn largest_values(metadata: &ParquetMetaData, leaf: usize) -> u64 {
+    let groups = metadata.row_groups().iter().zip(metadata.offset_index().into_iter().flatten());
+    let pages = groups.filter_map(|(group, leaves)| leaves.get(leaf).map(|index| (group.num_rows(), index)));
+    let averages = pages.flat_map(|(rows, index)| {
+        let starts = index.page_locations().iter().map(|page| page.first_row_index);
+        let ends = starts.clone().skip(1).chain([rows]);
+        let texts = index.unencoded_byte_array_data_bytes().map_or(&[] as &[i64], Vec::as_slice);
+        starts.zip(ends).zip(texts).map(|((start, end), &bytes)| bytes.max(0).unsigned_abs().div_ceil((end - start).max(1).unsigned_abs()))
+    });
+    VALUE_BYTES as u64 + averages.max().unwrap_or(0)
 }
 
 fn load_arrow(metadata: ParquetMetaData) -> std::result::Result<ArrowReaderMetadata, ParquetError> {

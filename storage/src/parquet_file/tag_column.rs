@@ -46,6 +46,8 @@ pub(super) struct TagColumn {
     by_text: HashTable<u32>,
     page: PageRuns,
     pages: Vec<DataPage>,
+    /// Bytes of the pages' bodies.
+    page_bytes: usize,
 }
 
 /// The page at hand: a text's number or [`ABSENT`], and for how many rows.
@@ -77,12 +79,18 @@ impl TagColumn {
             by_text: HashTable::new(),
             page: PageRuns::default(),
             pages: Vec::new(),
+            page_bytes: 0,
         }
     }
 
     /// Bytes of the texts, which one page holds.
     pub(super) fn dictionary_bytes(&self) -> usize {
         self.dictionary.len()
+    }
+
+    /// Bytes that it holds until it is closed.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.dictionary.len() + self.page_bytes + self.page.runs.len() * size_of::<(u32, u32)>()
     }
 
     /// Appends rows.
@@ -170,6 +178,7 @@ impl TagColumn {
         let body = body_of(&runs, rows, self.spans.len());
         let body_bytes = body.len();
         let body = self.compressed(body)?;
+        self.page_bytes += body.len();
         self.pages.push(DataPage { body, body_bytes, rows, absent, text_bytes, bounds });
         Ok(())
     }

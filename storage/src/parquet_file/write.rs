@@ -28,6 +28,7 @@ use super::encoding::{self, Effort, ROW_GROUP_ROWS, TRIAL_ROWS};
 use super::pages::{self, Page};
 use super::tag_column::TagColumn;
 use super::{ParquetFiles, names};
+use crate::batch_bytes::{BATCH_BYTES, bytes_of, rows_within};
 use crate::disk::WriteFile;
 use crate::key_columns::KeyColumns;
 use crate::manifest::FileMeta;
@@ -91,6 +92,10 @@ impl Write for Pending {
 
 /// Bytes of one tag's texts at which a row group ends early: readers hold them all.
 const MAX_TAG_BYTES: usize = 8 << 20;
+/// Bytes of a row group's pages, packed or waiting for it, at which it ends early: they are in memory until it is written.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+/// Bytes of rows that wait for the choice of encodings.
+const WAITING_BYTES: usize = 16 << 20;
 /// Bytes of a file's bounds in the manifest.
 const MAX_BOUND_BYTES: usize = 256;
 
@@ -121,6 +126,7 @@ pub struct FileWriter {
     file: Option<Box<dyn WriteFile>>,
     /// Rows that wait for the choice of encodings.
     waiting: Vec<RecordBatch>,
+    waiting_bytes: usize,
     encoder: Option<Encoder>,
     pages: Vec<Page>,
     hash: Xxh3,
@@ -160,6 +166,7 @@ impl FileWriter {
             path,
             file: Some(file),
             waiting: Vec::new(),
+            waiting_bytes: 0,
             encoder: None,
             pages: Vec::new(),
             hash: Xxh3::new(),
@@ -176,6 +183,22 @@ impl FileWriter {
         self.rows
     }
 
+    /// Bytes that it holds in memory until a row group is written.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.waiting_bytes + self.encoder.as_ref().map_or(0, Encoder::group_bytes)
+    }
+
+    /// Ends the row group early, so that it holds next to nothing.
+    pub(crate) fn let_go(&mut self) -> Result<()> {
+        if self.encoder.is_none() && self.rows > 0 {
+            self.choose()?;
+        }
+        if self.encoder.as_ref().is_some_and(|e| e.group_rows > 0) {
+            self.end_group()?;
+        }
+        Ok(())
+    }
+
     /// Appends rows, whose columns are those of the table in order (time, tags, fields) and which come after all before.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
@@ -186,7 +209,8 @@ impl FileWriter {
         match (&mut self.encoder, self.new.effort) {
             (None, Effort::Rich) => {
                 self.waiting.push(batch.clone());
-                if self.rows >= TRIAL_ROWS as u64 {
+                self.waiting_bytes += bytes_of(batch);
+                if self.rows >= TRIAL_ROWS as u64 || self.waiting_bytes >= WAITING_BYTES {
                     self.choose()?;
                 }
                 Ok(())
@@ -232,6 +256,7 @@ impl FileWriter {
     /// Chooses encodings, and encodes what has waited for them.
     fn choose(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
         let choices = match self.new.effort {
             Effort::Cheap => encoding::by_rule(&self.new.table),
             Effort::Rich => {
@@ -268,6 +293,7 @@ impl FileWriter {
         while start < batch.num_rows() {
             let encoder = self.encoder.as_mut().expect("encodings are chosen");
             let rows = (ROW_GROUP_ROWS - encoder.group_rows).min(batch.num_rows() - start);
+            let rows = rows_within(batch, start, rows, BATCH_BYTES);
             let encoded = encoder.append(&self.schema, &batch.slice(start, rows));
             let full = encoder.is_full();
             encoded.map_err(|e| self.refused(e))?;
@@ -323,12 +349,7 @@ impl FileWriter {
     /// Ends the file, syncs it, reads it back and compares. Its folder is not synced yet: see [`ParquetFiles::sync_folders`].
     pub fn finish(mut self) -> Result<FileMeta> {
         assert!(self.rows > 0, "a file has rows");
-        if self.encoder.is_none() {
-            self.choose()?;
-        }
-        if self.encoder.as_ref().is_some_and(|e| e.group_rows > 0) {
-            self.end_group()?;
-        }
+        self.let_go()?;
         let tail_start = self.written;
         let table = pages::encode(&self.pages);
         let encoder = self.encoder.as_mut().expect("encodings are chosen");
@@ -423,7 +444,16 @@ impl Encoder {
     /// Whether the row group has to end.
     fn is_full(&self) -> bool {
         let long = |writer: &ColumnWriter| matches!(writer, ColumnWriter::Tag(tag) if tag.dictionary_bytes() >= MAX_TAG_BYTES);
-        self.group_rows == ROW_GROUP_ROWS || self.group.iter().any(long)
+        self.group_rows == ROW_GROUP_ROWS || self.group.iter().any(long) || self.group_bytes() >= ROW_GROUP_BYTES
+    }
+
+    /// Bytes of the row group at hand.
+    fn group_bytes(&self) -> usize {
+        let bytes = self.group.iter().map(|writer| match writer {
+            ColumnWriter::Tag(tag) => tag.memory_bytes(),
+            ColumnWriter::Other(writer) => writer.memory_size(),
+        });
+        bytes.sum()
     }
 
     /// Closes the row group, which begins at byte `start` of the file, and gives the place of each of its pages.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampNanosecondType;
 use model::Timestamp;
+use parquet::file::metadata::ParquetMetaDataReader;
 use proptest::prelude::*;
 use storage::HashRange;
 use storage::Result;
@@ -150,6 +153,40 @@ fn rows_older_than_the_cutoff_leave_with_the_compaction_of_their_file() {
     manifest.cutoffs.insert(1, today().end() + 1);
     assert_eq!(step(&files, &mut manifest, Eagerness::WhenItPays, today().end() + 1).unwrap().unwrap(), Step::Expire);
     assert!(manifest.files.is_empty());
+}
+
+#[test]
+fn large_rows_are_flushed_and_compacted_a_few_at_a_time() {
+    const ROWS: i64 = 1_000;
+    const TEXT_BYTES: usize = 128 << 10;
+    const MIB: i64 = 1 << 20;
+    let disk = FaultyDisk::new(1);
+    let files = files_on(&disk);
+    let mut manifest = Manifest::default();
+    for write in 0..4 {
+        // Rows of different writes take turns.
+        let row = |i: i64| {
+            let fields = Fields { note: Some(random_text((write * ROWS + i) as u64, TEXT_BYTES)), ..Fields::default() };
+            (((Some("camera".to_owned()), None), today().start() + i * 4 + write), fields)
+        };
+        let rows: Model = (0..ROWS / 4).map(row).collect();
+        let span = write as u64 * 10..=write as u64 * 10 + 9;
+        manifest.files.extend(flush_rows(&files, &rows, span).unwrap().into_iter().map(|f| (f.path.clone(), f)));
+    }
+    compact_all(&files, &mut manifest);
+    let merged = manifest.files.values().next().unwrap();
+    assert_eq!((manifest.files.len(), merged.rows), (1, ROWS as u64));
+
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::from(bytes(&disk, merged))).unwrap();
+    let sizes: Vec<i64> = metadata.row_groups().iter().map(|group| group.compressed_size()).collect();
+    assert!(sizes.len() > 1 && sizes.iter().all(|&size| size <= 70 * MIB), "row groups of {sizes:?} bytes");
+    let mut times = Vec::new();
+    for batch in files.open(merged).unwrap().scan(&everything()).unwrap() {
+        let batch = batch.unwrap();
+        assert!((1..=(4 << 20) / TEXT_BYTES).contains(&batch.num_rows()), "a batch of {} rows", batch.num_rows());
+        times.extend_from_slice(batch.column(0).as_primitive::<TimestampNanosecondType>().values());
+    }
+    assert_eq!(times, (0..ROWS).map(|i| today().start() + i).collect::<Vec<_>>());
 }
 
 #[test]

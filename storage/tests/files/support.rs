@@ -143,6 +143,17 @@ pub(crate) fn random_rows(seed: u64, rows: usize, times: RangeInclusive<i64>) ->
     model
 }
 
+/// Text that does not get smaller by much.
+pub(crate) fn random_text(seed: u64, bytes: usize) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut random = SmallRng::seed_from_u64(seed);
+    let letters = (0..bytes.div_ceil(10)).flat_map(|_| {
+        let bits: u64 = random.random();
+        (0..10).map(move |i| char::from(LETTERS[(bits >> (6 * i)) as usize % 64]))
+    });
+    letters.take(bytes).collect()
+}
+
 pub(crate) fn files_on(disk: &FaultyDisk) -> Arc<ParquetFiles> {
     ParquetFiles::new(Arc::new(disk.clone()), PathBuf::from(DIR), ReplicaId(7))
 }
