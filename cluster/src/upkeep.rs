@@ -117,8 +117,8 @@ impl Upkeep {
             runtime,
             peers,
             seal_log_bytes: (SEAL_AT_LOGS * flush_bytes as u64).max(SEAL_AT_LEAST_BYTES),
-            unspread_flush: Unspread::default(),
-            unspread_merge: Unspread::default(),
+            unapplied_flush: Unapplied::default(),
+            unapplied_merge: Unapplied::default(),
         };
         let compacting = work.clone();
         let compact =
@@ -159,12 +159,12 @@ struct Work {
     runtime: Handle,
     peers: Option<Arc<Peers>>,
     seal_log_bytes: u64,
-    unspread_flush: Unspread,
-    unspread_merge: Unspread,
+    unapplied_flush: Unapplied,
+    unapplied_merge: Unapplied,
 }
 
-/// What was made of rows and could not be given to a majority yet.
-type Unspread = Arc<parking_lot::Mutex<Option<ManifestEdit>>>;
+/// What was made of rows and could not be given to a majority, or not be proposed, yet.
+type Unapplied = Arc<parking_lot::Mutex<Option<ManifestEdit>>>;
 type Done = oneshot::Sender<Result<()>>;
 
 impl Work {
@@ -185,7 +185,7 @@ impl Work {
                 retry = None;
                 unflushed_since = None;
                 told = None;
-                *self.unspread_flush.lock() = None;
+                *self.unapplied_flush.lock() = None;
                 if let Err(error) = self.follow() {
                     tracing::warn!(group = self.replica.name(), %error, "what is no longer needed was not let go of");
                 }
@@ -263,8 +263,8 @@ impl Work {
         let mut flushed = false;
         loop {
             let started = Instant::now();
-            let kept = self.unspread_flush.lock().is_some();
-            let mut edit = self.take_unspread(&self.unspread_flush, || self.replica.store().flush(&self.catalog()));
+            let kept = self.unapplied_flush.lock().is_some();
+            let mut edit = self.take_unapplied(&self.unapplied_flush, || self.replica.store().flush(&self.catalog()));
             if matches!(&edit, Err(storage::Error::StaleSchema { .. })) {
                 // Rows of a table, or a column, that was decided a moment ago, elsewhere.
                 self.runtime.block_on(self.metadata.refresh())?;
@@ -273,7 +273,7 @@ impl Work {
             self.replica.room().note_flush(!matches!(&edit, Err(storage::Error::DiskFull { .. })));
             let Some(edit) = edit? else { break };
             let (rows, bytes) = written(&edit);
-            if self.propose_edit(edit, &self.unspread_flush)? == Outcome::Ignored {
+            if self.propose_edit(edit, &self.unapplied_flush)? == Outcome::Ignored {
                 if kept {
                     continue;
                 }
@@ -331,7 +331,7 @@ impl Work {
         while let Some(now) = wait(asks, stopping, retry.unwrap_or(LOOK_EVERY * 12)) {
             let mut failed = None;
             if !self.replica.raft().is_leader() {
-                *self.unspread_merge.lock() = None;
+                *self.unapplied_merge.lock() = None;
                 tell(now, &Err(self.replica.not_here()));
                 retry = None;
                 continue;
@@ -355,10 +355,10 @@ impl Work {
                 return Err(Error::ShuttingDown);
             }
             let started = Instant::now();
-            let edit = self.take_unspread(&self.unspread_merge, || self.replica.store().compact(&self.catalog(), table, full))?;
+            let edit = self.take_unapplied(&self.unapplied_merge, || self.replica.store().compact(&self.catalog(), table, full))?;
             let Some(edit) = edit else { return Ok(()) };
             let (rows, bytes) = written(&edit);
-            if self.propose_edit(edit, &self.unspread_merge)? == Outcome::Ignored {
+            if self.propose_edit(edit, &self.unapplied_merge)? == Outcome::Ignored {
                 tracing::debug!(group = self.replica.name(), "a compaction came too late: an input is gone");
             }
             let metrics = self.replica.metrics();
@@ -395,25 +395,28 @@ impl Work {
         self.metadata.state().catalog.clone()
     }
 
-    /// The files that were made before and did not reach a majority, or new ones: they are not made, and kept, twice.
-    fn take_unspread(
+    /// The files that were made before and that no edit has named yet, or new ones: they are not made, and kept, twice.
+    fn take_unapplied(
         &self,
-        unspread: &Unspread,
+        unapplied: &Unapplied,
         make: impl FnOnce() -> storage::Result<Option<ManifestEdit>>,
     ) -> storage::Result<Option<ManifestEdit>> {
         // What became of its rows meanwhile may have had the files removed.
-        match unspread.lock().take().filter(|edit| self.replica.store().missing_files(edit.files()).is_empty()) {
+        match unapplied.lock().take().filter(|edit| self.replica.store().missing_files(edit.files()).is_empty()) {
             Some(edit) => Ok(Some(edit)),
             None => make(),
         }
     }
 
-    fn propose_edit(&self, edit: ManifestEdit, unspread: &Unspread) -> Result<Outcome> {
-        if let Err(error) = self.runtime.block_on(files::spread(&self.replica, self.peers.as_ref(), edit.files())) {
-            *unspread.lock() = Some(edit);
-            return Err(error);
+    /// Spreads the files of an edit and proposes it. Where that fails the edit is kept for the next try, and its files with it:
+    /// they would pile up if each try made new ones. If it was written after all, the next one has no effect.
+    fn propose_edit(&self, edit: ManifestEdit, unapplied: &Unapplied) -> Result<Outcome> {
+        let spread = self.runtime.block_on(files::spread(&self.replica, self.peers.as_ref(), edit.files()));
+        let proposed = spread.and_then(|()| self.propose(Entry::Manifest(edit.clone())));
+        if proposed.is_err() {
+            *unapplied.lock() = Some(edit);
         }
-        self.propose(Entry::Manifest(edit))
+        proposed
     }
 
     fn propose(&self, entry: Entry) -> Result<Outcome> {

@@ -5,18 +5,21 @@
 //!
 //! ```text
 //! entry     = | format u8 = 1 | kind u8 | body |                             all numbers little-endian
-//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table, 8 split, 9 split done, 10 range; reserved: 6 delete, 7 erase
+//! kind        1 write, 2 seal, 3 manifest, 4 retention, 5 drop table, 8 split, 9 split done, 10 range; 11 packed manifest; reserved: 6 delete, 7 erase
 //! write     = | parts u32 | part … |
 //! part      = | origin u128 | sequence u64 | arrived i64 | range_version u64 | retry_window u8 | batches u32 | batch … |
 //! batch     = see model::batch
 //! seal      = nothing
-//! manifest  = | JSON of a ManifestEdit |
+//! manifest  = | JSON of a ManifestEdit |                                   up to 1 MiB of it
+//! packed    = | bytes of the JSON u32 | the JSON under zstd |               beyond
 //! retention = | database u32 | cutoff i64 |
 //! drop      = | table u32 |
 //! split     = | child u32 | start u64 | at u64 | last u64 | version u64 |     see crate::range
 //! done      = | child u32 |
 //! range     = | start u64 | last u64 | version u64 |
 //! ```
+
+use std::io::Read;
 
 use bytes::Bytes;
 use model::{DatabaseId, DecodeError, Epoch, PointBatch, ShardId, TableId, Timestamp};
@@ -118,6 +121,12 @@ const DROP_TABLE: u8 = 5;
 const SPLIT: u8 = 8;
 const SPLIT_DONE: u8 = 9;
 const RANGE: u8 = 10;
+const PACKED_MANIFEST: u8 = 11;
+
+/// Bytes of an edit's JSON from which it is packed: a flush of many tables has to fit in one record of the log.
+const PACK_BYTES: usize = 1 << 20;
+/// Bytes that a packed edit may have when it is unpacked, whatever it says.
+const MAX_UNPACKED_BYTES: usize = 256 << 20;
 
 impl Entry {
     /// Appends the entry's bytes.
@@ -139,8 +148,16 @@ impl Entry {
             }
             Entry::Seal => out.push(SEAL),
             Entry::Manifest(edit) => {
-                out.push(MANIFEST);
-                serde_json::to_writer(out, edit).expect("an edit is plain data, written to memory");
+                let json = serde_json::to_vec(edit).expect("an edit is plain data, written to memory");
+                if json.len() <= PACK_BYTES {
+                    out.push(MANIFEST);
+                    out.extend_from_slice(&json);
+                } else {
+                    let bytes = u32::try_from(json.len()).expect("an edit has less than 4 GiB");
+                    out.push(PACKED_MANIFEST);
+                    out.extend_from_slice(&bytes.to_le_bytes());
+                    out.extend_from_slice(&zstd::bulk::compress(&json, 1).expect("zstd compresses in memory"));
+                }
             }
             Entry::Retention { database, cutoff } => {
                 out.push(RETENTION);
@@ -181,9 +198,10 @@ impl Entry {
         let entry = match kind {
             WRITE => Entry::Write(cursor.parts()?),
             SEAL => Entry::Seal,
-            MANIFEST => {
-                let edit = serde_json::from_slice(&bytes[cursor.at..]).map_err(|_| DecodeError { what: "manifest edit", at: cursor.at })?;
-                return Ok(Entry::Manifest(edit));
+            MANIFEST => return edit(&bytes[cursor.at..], cursor.at),
+            PACKED_MANIFEST => {
+                let unpacked = cursor.unpacked()?;
+                return edit(&unpacked, cursor.at);
             }
             RETENTION => Entry::Retention {
                 database: DatabaseId(u32::from_le_bytes(cursor.take("database")?)),
@@ -212,6 +230,11 @@ impl Entry {
     }
 }
 
+/// The entry of an edit's JSON, which stands at byte `at` of it, packed or not.
+fn edit(json: &[u8], at: usize) -> Result<Entry, DecodeError> {
+    serde_json::from_slice(json).map(Entry::Manifest).map_err(|_| DecodeError { what: "manifest edit", at })
+}
+
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -222,6 +245,20 @@ impl Cursor<'_> {
         let taken = self.bytes.get(self.at..self.at + N).ok_or(DecodeError { what, at: self.at })?;
         self.at += N;
         Ok(taken.try_into().expect("as long as asked"))
+    }
+
+    /// The JSON of a packed edit, which reaches to the entry's end.
+    fn unpacked(&mut self) -> Result<Vec<u8>, DecodeError> {
+        let bytes = u32::from_le_bytes(self.take("size of a manifest edit")?) as usize;
+        let bad = DecodeError { what: "packed manifest edit", at: self.at };
+        if bytes > MAX_UNPACKED_BYTES {
+            return Err(bad);
+        }
+        // Room is made as bytes come, not by what foreign bytes say, and never for more than they say and one.
+        let mut json = Vec::new();
+        let decoder = zstd::Decoder::with_buffer(&self.bytes[self.at..]).map_err(|_| bad.clone())?;
+        decoder.take(bytes as u64 + 1).read_to_end(&mut json).map_err(|_| bad.clone())?;
+        if json.len() == bytes { Ok(json) } else { Err(bad) }
     }
 
     fn parts(&mut self) -> Result<Vec<WritePart>, DecodeError> {
@@ -259,6 +296,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::manifest::FileMeta;
+    use crate::wal::record::MAX_PAYLOAD_BYTES;
 
     fn write() -> Entry {
         let mut batch = PointBatch::new(TableId(9), 2);
@@ -279,6 +318,26 @@ mod tests {
 
     fn split() -> Split {
         Split { child: ShardId(9), start: 1, at: 1 << 40, last: u64::MAX, version: Epoch(2) }
+    }
+
+    /// An edit of a flush of so many tables, whose names and keys are long and have little in common.
+    fn flush_of(tables: u32) -> Entry {
+        let files = (0..tables).map(|table| {
+            let [a, b] = [2 * table, 2 * table + 1].map(|n| xxhash_rust::xxh3::xxh3_128(&n.to_le_bytes()));
+            let name = format!("{a:032x}{b:032x}").repeat(3);
+            let key = |n: u128| (0..16u128).flat_map(|i| (n.wrapping_mul(2 * i + 3)).to_le_bytes()).collect::<Vec<u8>>();
+            FileMeta {
+                path: format!("parquet/fleet/{name}/day=2026-11-23/0-1-9-{b:032x}-{table}.parquet"),
+                table: TableId(table),
+                checksum: a as u64,
+                tail_checksum: b as u64,
+                min_key: key(a),
+                max_key: key(b),
+                ..crate::manifest::tests::file("f", 1, 1..=9)
+            }
+        });
+        let (end, term) = (model::LogIndex(9), model::Term(3));
+        Entry::Manifest(ManifestEdit::Flush { start: None, end, term, files: files.collect(), replica: model::ReplicaId(7) })
     }
 
     fn all() -> Vec<Entry> {
@@ -321,8 +380,42 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_of_very_many_files_is_packed_and_fits_in_a_record_of_the_log() {
+        let entry = flush_of(12_000);
+        let Entry::Manifest(edit) = &entry else { unreachable!() };
+        let json = serde_json::to_vec(edit).unwrap();
+        assert!(json.len() > MAX_PAYLOAD_BYTES, "{} bytes need not be packed", json.len());
+        let bytes = Bytes::from(bytes_of(&entry));
+        assert!(bytes.len() < MAX_PAYLOAD_BYTES, "{} bytes", bytes.len());
+        assert_eq!(Entry::decode(&bytes), Ok(entry));
+        // As older programs wrote it.
+        let plain = [&[FORMAT, MANIFEST][..], &json].concat();
+        assert_eq!(Entry::decode(&plain.into()), Entry::decode(&bytes));
+    }
+
+    #[test]
+    fn a_packed_edit_is_no_larger_than_it_says_and_never_larger_than_the_limit() {
+        let entry = flush_of(2_000);
+        let whole = bytes_of(&entry);
+        assert_eq!(whole[..2], [FORMAT, PACKED_MANIFEST]);
+        let json = u32::from_le_bytes(whole[2..6].try_into().unwrap());
+        for said in [0, json - 1, json + 1, u32::MAX] {
+            let lying = [&whole[..2], &said.to_le_bytes(), &whole[6..]].concat();
+            assert!(Entry::decode(&lying.into()).is_err(), "{said} instead of {json} bytes");
+        }
+        for cut in [2, 5, 6, 7, whole.len() / 2, whole.len() - 1] {
+            assert!(Entry::decode(&Bytes::copy_from_slice(&whole[..cut])).is_err(), "cut at {cut}");
+        }
+        let longer = [whole.as_slice(), b"x"].concat();
+        assert!(Entry::decode(&longer.into()).is_err());
+        let bomb = zstd::bulk::compress(&vec![b' '; MAX_UNPACKED_BYTES + 1], 1).unwrap();
+        let bomb = [&[FORMAT, PACKED_MANIFEST][..], &(MAX_UNPACKED_BYTES as u32 + 1).to_le_bytes(), &bomb].concat();
+        assert!(Entry::decode(&bomb.into()).is_err());
+    }
+
+    #[test]
     fn what_a_newer_program_wrote_is_refused_and_not_taken_for_something_else() {
-        for reserved in [0, 6, 7, 11, 255] {
+        for reserved in [0, 6, 7, 12, 255] {
             assert!(Entry::decode(&Bytes::copy_from_slice(&[FORMAT, reserved])).is_err());
         }
         assert!(Entry::decode(&Bytes::from_static(&[2, SEAL])).is_err());
@@ -355,7 +448,7 @@ mod tests {
         fn foreign_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
             if known && bytes.len() > 1 {
                 bytes[0] = FORMAT;
-                bytes[1] %= 12;
+                bytes[1] %= 13;
             }
             let _ = Entry::decode(&bytes.into());
         }

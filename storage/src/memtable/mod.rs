@@ -87,6 +87,11 @@ impl Memtable {
         }
     }
 
+    /// Tables that have rows.
+    pub(crate) fn tables(&self) -> usize {
+        self.tables.len()
+    }
+
     /// Everything that is there now.
     pub(crate) fn capture(&self) -> Captured {
         self.tables.clone()

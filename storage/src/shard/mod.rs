@@ -42,6 +42,9 @@ use crate::{Error, Result};
 
 /// Rows per batch that flush and compaction work with.
 const UPKEEP_BATCH_ROWS: usize = 16 * 1024;
+/// Tables of a memtable at which the shard asks to be sealed: each becomes a file at least, and all of them are named by one
+/// entry of the log. As many as one database may have, so that many small tables alone do not make many small flushes.
+const MEMTABLE_TABLES: usize = model::schema::MAX_TABLES_PER_DATABASE;
 /// Rows in files up to which a table's newest rows are read from them after a start; a larger table is asked from its files.
 const RECALL_ROWS: u64 = 50_000_000;
 
@@ -185,9 +188,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether the memtable is so large that a seal should be proposed.
+    /// Whether the memtable is so large, or of so many tables, that a seal should be proposed.
     pub fn wants_seal(&self) -> bool {
-        self.state.lock().active_bytes() >= self.options.flush_bytes
+        let state = self.state.lock();
+        state.active_bytes() >= self.options.flush_bytes || state.active_tables() >= MEMTABLE_TABLES
     }
 
     /// Whether there is any row that no file has (of `table`, or of all).

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use model::schema::NewColumn;
-use model::{Catalog, ColumnType, DatabaseSchema, TableId, TableSchema};
-use storage::Entry;
+use model::schema::{MAX_TABLES_PER_DATABASE, NewColumn};
+use model::{
+    Catalog, ColumnType, DatabaseSchema, Epoch, FieldColumn, LogIndex, PointBatch, ReplicaId, SeriesKey, ShardId, TableId, TableSchema,
+    Term, Timestamp, Values,
+};
 use storage::disk::FaultyDisk;
+use storage::entry::{MAX_ENTRY_BYTES, RetryWindow};
+use storage::{Entry, Shard, ShardOptions, WritePart};
 
-use crate::support::{DATABASE, Rows, apply, catalog, open_on, read, rows, write, write_over};
+use crate::support::{DATABASE, DIR, Rows, apply, catalog, open_on, read, rows, write, write_over};
 
 /// The catalog as it was before the watch was known and before the phone had its second field.
 fn older() -> Catalog {
@@ -94,4 +98,86 @@ fn tags_of_a_megabyte_do_not_make_manifests_of_megabytes() {
     assert!(bytes.len() < 100_000, "{} bytes", bytes.len());
     apply(&shard, 6, &entry);
     assert_eq!(read(&shard.view(), 1), all);
+}
+
+/// So many tables of one database, with long names, and a row of a long key for each.
+fn many_tables(tables: u32) -> (Catalog, Vec<PointBatch>) {
+    let mut catalog = catalog();
+    let mut database = DatabaseSchema::clone(catalog.database("fleet").unwrap());
+    database.tables.clear();
+    let batches = (1..=tables).map(|id| {
+        let name = format!("table-{id:05}-").repeat(15);
+        let mut table = TableSchema::new(TableId(id), DATABASE, name.as_str().into());
+        for (name, field) in [("device_id", None), ("a", Some(ColumnType::I64))] {
+            table.add(&NewColumn { name: name.into(), field }, "device_id", 100).unwrap();
+        }
+        let mut batch = PointBatch::new(TableId(id), table.version);
+        let series = batch.push_series(SeriesKey::new([Some(format!("device-{id}").repeat(40).as_str())]).as_bytes());
+        batch.row_series.push(series);
+        batch.times.push(i64::from(id));
+        let a = table.fields().next().unwrap().id;
+        batch.columns.push(FieldColumn { id: a, values: Values::I64(vec![i64::from(id)]), valid: None });
+        database.tables.insert(name.into(), Arc::new(table));
+        batch
+    });
+    let batches = batches.collect();
+    catalog.databases.insert("fleet".into(), Arc::new(database));
+    catalog.next_table = tables + 1;
+    (catalog, batches)
+}
+
+/// Opens a shard that never asks to be sealed for its memtable's bytes.
+fn open_with_room() -> Shard {
+    let options = ShardOptions {
+        disk: Arc::new(FaultyDisk::new(3)),
+        dir: DIR.into(),
+        shard: ShardId(3),
+        replica: ReplicaId(1),
+        flush_bytes: usize::MAX,
+        last_rows_bytes: 1 << 20,
+    };
+    Shard::open(options).unwrap()
+}
+
+fn write_all(sequence: u64, batches: &[PointBatch]) -> Entry {
+    Entry::Write(vec![WritePart {
+        origin: 5,
+        sequence,
+        arrived: Timestamp(0),
+        range_version: Epoch(1),
+        retry_window: RetryWindow::Recent,
+        batches: batches.to_vec(),
+    }])
+}
+
+#[test]
+fn a_memtable_of_very_many_tables_asks_to_be_sealed() {
+    let shard = open_with_room();
+    let (_, batches) = many_tables(MAX_TABLES_PER_DATABASE as u32);
+    let (last, rest) = batches.split_last().unwrap();
+    apply(&shard, 1, &write_all(1, rest));
+    apply(&shard, 2, &write_all(2, rest));
+    assert!(!shard.wants_seal());
+    apply(&shard, 3, &write_all(3, std::slice::from_ref(last)));
+    assert!(shard.wants_seal());
+    apply(&shard, 4, &Entry::Seal);
+    assert!(!shard.wants_seal());
+}
+
+#[test]
+fn a_flush_of_many_tables_is_applied_as_the_log_gives_it_back() {
+    const TABLES: usize = 700;
+    let shard = open_with_room();
+    let (catalog, batches) = many_tables(TABLES as u32);
+    apply(&shard, 1, &write_all(1, &batches));
+    apply(&shard, 2, &Entry::Seal);
+    let edit = shard.flush(&catalog).unwrap().expect("it is sealed");
+    let json = serde_json::to_vec(&edit).unwrap().len();
+    let mut bytes = Vec::new();
+    Entry::Manifest(edit).encode(&mut bytes);
+    assert!(json > MAX_ENTRY_BYTES && bytes.len() < json / 4, "{json} bytes became {}", bytes.len());
+    apply(&shard, 3, &Entry::decode(&bytes.into()).unwrap());
+    assert!(!shard.has_unflushed(None));
+    assert_eq!(shard.files().len(), TABLES);
+    assert_eq!(shard.flushed().0, Some((Term(1), LogIndex(2))));
 }

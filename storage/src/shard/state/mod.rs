@@ -348,6 +348,10 @@ impl State {
         self.active.bytes()
     }
 
+    pub(super) fn active_tables(&self) -> usize {
+        self.active.tables()
+    }
+
     pub(super) fn has_unflushed(&self, table: Option<TableId>) -> bool {
         match table {
             None => self.active.rows() > 0 || self.sealed.iter().any(|s| s.rows > 0),
