@@ -218,6 +218,8 @@ impl TagColumn {
         let mut column_index = ColumnIndexBuilder::new(Type::BYTE_ARRAY);
         let (mut rows, mut absent, mut text_bytes) = (0, 0, 0);
         let mut bounds: Option<(Vec<u8>, Vec<u8>)> = None;
+        // Of the last page with texts: both have to ascend from page to page for a reader to search by either.
+        let mut before: Option<(Vec<u8>, Vec<u8>)> = None;
         let mut ascending = true;
         let mut first_offset = None;
         let mut page_offsets = Vec::with_capacity(self.pages.len());
@@ -240,12 +242,11 @@ impl TagColumn {
                 Some((min, max)) => {
                     let (min, max) = (lower_bound(self.text(min)), upper_bound(self.text(max)));
                     column_index.append(false, min.clone(), max.clone(), i64::from(page.absent));
+                    ascending &= before.is_none_or(|(min_before, max_before)| min_before <= min && max_before <= max);
+                    before = Some((min.clone(), max.clone()));
                     bounds = Some(match bounds {
                         None => (min, max),
-                        Some((all_min, all_max)) => {
-                            ascending &= all_max <= max;
-                            (all_min.min(min), all_max.max(max))
-                        }
+                        Some((all_min, all_max)) => (all_min.min(min), all_max.max(max)),
                     });
                 }
             }
@@ -423,7 +424,7 @@ mod tests {
         batches.iter().flat_map(|b| b.column(0).as_string::<i32>().iter().map(|v| v.map(str::to_owned)).collect::<Vec<_>>()).collect()
     }
 
-    /// Every page's bounds hold its texts, and its count of absent ones is right.
+    /// Every page's bounds hold its texts, its count of absent ones is right, and the pages are in the order that is claimed.
     fn check_index(file: &Bytes, rows: &[Option<String>]) {
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
         let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options).unwrap();
@@ -438,6 +439,12 @@ mod tests {
                 assert!(index.min_value(page).unwrap() <= text.as_bytes() && text.as_bytes() <= index.max_value(page).unwrap());
             }
         }
+        let with_texts = || (0..starts.len()).filter(|&page| !index.is_null_page(page));
+        let ascend = |bounds: Vec<&[u8]>| bounds.windows(2).all(|w| w[0] <= w[1]);
+        let both = ascend(with_texts().map(|p| index.min_value(p).unwrap()).collect())
+            && ascend(with_texts().map(|p| index.max_value(p).unwrap()).collect());
+        let order = metadata.column_index().unwrap()[0][0].get_boundary_order();
+        assert_eq!(order, Some(if both { BoundaryOrder::ASCENDING } else { BoundaryOrder::UNORDERED }));
         let statistics = metadata.row_group(0).column(0).statistics().unwrap();
         for text in rows.iter().flatten() {
             assert!(statistics.min_bytes_opt().unwrap() <= text.as_bytes() && text.as_bytes() <= statistics.max_bytes_opt().unwrap());
@@ -464,6 +471,15 @@ mod tests {
             let file = file(&batches, compression);
             prop_assert_eq!(&read(&file), &rows);
             check_index(&file, &rows);
+        }
+    }
+
+    #[test]
+    fn pages_whose_largest_texts_alone_ascend_are_not_in_order() {
+        let page = |first: &str, last: &str| [vec![Some(first.to_owned()); PAGE_ROWS - 1], vec![Some(last.to_owned())]].concat();
+        for second in [page("a", "d"), page("c", "d"), page("c", "b"), vec![None; PAGE_ROWS]] {
+            let rows = [page("b", "c"), second, page("d", "e")].concat();
+            check_index(&file(std::slice::from_ref(&rows), Compression::UNCOMPRESSED), &rows);
         }
     }
 
