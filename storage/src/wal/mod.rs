@@ -18,6 +18,7 @@
 //! | `segment` | one file's header, name and durable end |
 //! | `log` | append, sync, mark, truncate, purge |
 //! | `recovery` | open: torn tail or damage? |
+//! | `sums` | the checksums of stretches that reach over each other |
 //! | `index`, `reader` | where each record lies; reading beside the owner |
 //! | `spares` | segments made ahead and recycled |
 //! | `survey` | what lies on disk, changing nothing |
@@ -33,6 +34,7 @@ pub mod record;
 mod recovery;
 mod segment;
 mod spares;
+mod sums;
 mod survey;
 mod syncer;
 

@@ -25,9 +25,10 @@ use parking_lot::{Mutex, RwLock};
 use super::hard_state::HardState;
 use super::index::{Index, IndexedSegment};
 use super::log::{Log, Tail, zero};
-use super::record::{self, CRC_BYTES, Decoded, HEAD_BYTES, NotARecord};
+use super::record::{self, CRC_BYTES, Decoded, HEAD_BYTES, MARK, MARK_BYTES, NotARecord};
 use super::segment::{self, Body, HEADER_BYTES, Header, LogSegment};
 use super::spares::{self, MAX_SPARES, Spares};
+use super::sums::Sums;
 use super::survey::SegmentSurvey;
 use super::{Opened, WalOptions};
 use crate::disk::Disk;
@@ -478,6 +479,7 @@ impl<'a> Window<'a> {
             let size = record::peek_size(self.get(end, 4)?).unwrap_or(HEAD_BYTES + CRC_BYTES);
             last_trace = (end + size as u64).min(self.len);
         }
+        let mut sums = None;
         let mut at = end;
         while at < self.len {
             let word = self.get(at, 8)?;
@@ -490,7 +492,8 @@ impl<'a> Window<'a> {
                 // Zeros were here before, so whatever is here now was meant to be a record.
                 last_trace = last_trace.max((at + 8).min(self.len));
             }
-            if self.may_be_a_record(at)?
+            if self.may_be_a_record(at, end, chain)?
+                && self.has_its_checksum(at, end, &mut sums)?
                 && let Ok(record) = self.record(at)?
             {
                 let (size, durable_offset) = (record.size as u64, record.head.durable_offset);
@@ -518,14 +521,118 @@ impl<'a> Window<'a> {
         Ok(head.previous_crc == chain.crc && Some(head.index) == chain.next && head.kind != 0)
     }
 
-    /// A cheap look before the checksum.
-    fn may_be_a_record(&mut self, at: u64) -> Result<bool> {
+    /// A cheap look before the checksum: what a record behind the end must say, since indexes have no gaps and terms do not
+    /// fall. Whoever writes strings may have bytes put here, in a segment that is used again, that say anything.
+    fn may_be_a_record(&mut self, at: u64, end: u64, chain: &Chain) -> Result<bool> {
         let len = self.len;
         let bytes = self.get(at, HEAD_BYTES)?;
-        if bytes.len() < HEAD_BYTES {
+        if bytes.len() < HEAD_BYTES || bytes[5..8] != [0; 3] {
             return Ok(false);
         }
-        let fits = record::peek_size(bytes).is_ok_and(|size| at + size as u64 <= len);
-        Ok(fits && record::decode_head(bytes).durable_offset <= at)
+        let (head, size) = (record::decode_head(bytes), record::peek_size(bytes));
+        if !size.is_ok_and(|size| at + size as u64 <= len) || head.durable_offset > at {
+            return Ok(false);
+        }
+        if head.kind == MARK {
+            return Ok(size == Ok(MARK_BYTES) && (head.term, head.index) == (Term(0), LogIndex(0)));
+        }
+        let next = chain.next.expect("the header names the first index").0;
+        let between = (at - end) / MARK_BYTES as u64;
+        let follows = (next..=next.saturating_add(between)).contains(&head.index.0);
+        Ok((1..MARK).contains(&head.kind) && follows && chain.last.is_none_or(|(term, _)| head.term >= term))
+    }
+
+    /// Whether the checksum of what may be a record is right, told without reading all of it: lengths may say that very many
+    /// records reach over each other.
+    fn has_its_checksum(&mut self, at: u64, end: u64, sums: &mut Option<Sums>) -> Result<bool> {
+        let (path, read, len) = (self.path, self.read, self.len);
+        let failed = |e| Error::io("read", path, e);
+        let sums = match sums {
+            Some(sums) => sums,
+            None => sums.insert(Sums::of(end..len, read).map_err(failed)?),
+        };
+        let size = record::peek_size(self.get(at, 4)?).unwrap_or(MARK_BYTES) as u64;
+        let crc_at = at + size - CRC_BYTES as u64;
+        let mut crc = [0; CRC_BYTES];
+        read(crc_at, &mut crc).map_err(failed)?;
+        Ok(sums.crc(at..crc_at, self.seed, read).map_err(failed)? == u32::from_le_bytes(crc))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::record::{Head, encode};
+    use super::*;
+
+    const SEED: u32 = 77;
+    /// Where the last record ends.
+    const END: u64 = HEADER_BYTES;
+    const NEXT: u64 = 1_000;
+
+    /// What is found in a segment behind its last record, and how many bytes were read for it.
+    fn found_in(segment: &[u8]) -> (TailFound, usize) {
+        let bytes_read = Cell::new(0);
+        let read = |at: u64, buf: &mut [u8]| {
+            bytes_read.set(bytes_read.get() + buf.len());
+            buf.copy_from_slice(&segment[at as usize..at as usize + buf.len()]);
+            Ok(())
+        };
+        let last = Some((Term(5), LogIndex(NEXT - 1)));
+        let chain = Chain { crc: 3, next: Some(LogIndex(NEXT)), last, ..Chain::default() };
+        let found = Window::new(Path::new("test"), SEED, segment.len() as u64, &read).after(END, &chain, true).unwrap();
+        (found, bytes_read.get())
+    }
+
+    /// A segment full of what looks like heads of records of this size, one every 32 bytes: as a string may say that lay here
+    /// before.
+    fn crafted(bytes: u64, size: usize, index: u64) -> Vec<u8> {
+        let mut segment = vec![0; bytes as usize];
+        for at in (END..bytes - 64).step_by(32) {
+            let head = Head { kind: 1, term: Term(5), index: LogIndex(index), durable_offset: 0, previous_crc: 0 };
+            let payload = size - HEAD_BYTES - CRC_BYTES;
+            segment[at as usize..at as usize + 32].copy_from_slice(&head.encode(payload)[..32]);
+        }
+        segment
+    }
+
+    fn put(segment: &mut [u8], at: u64, head: Head, payload: &[u8]) {
+        let record = encode(&head, payload, SEED);
+        segment[at as usize..at as usize + record.len()].copy_from_slice(&record);
+    }
+
+    #[test]
+    fn crafted_bytes_behind_the_end_are_not_all_hashed_over_and_over() {
+        const BYTES: u64 = 5 << 18;
+        // Larger than a piece that is read at once: what is hashed is read anew for each.
+        const SIZE: usize = WINDOW + (1 << 17);
+        // An index that was not told in advance, and one that was.
+        for (index, times) in [(7, 3), (NEXT, 8)] {
+            let (found, bytes_read) = found_in(&crafted(BYTES, SIZE, index));
+            assert!(found.proof.is_none() && found.is_dirty, "index {index}");
+            assert!(bytes_read as u64 <= times * BYTES, "index {index}: {bytes_read} bytes were read");
+        }
+    }
+
+    #[test]
+    fn a_later_record_or_mark_among_crafted_bytes_is_found() {
+        let at = END + 64 * 1024;
+        let record = Head { kind: 1, term: Term(6), index: LogIndex(NEXT + 4), durable_offset: END + 8, previous_crc: 9 };
+        let mark = Head { kind: MARK, term: Term(0), index: LogIndex(0), ..record };
+        for (head, payload) in [(record, &[7; 5_000][..]), (Head { term: Term(5), ..record }, &[]), (mark, &[])] {
+            let mut segment = crafted(256 * 1024, 128 * 1024, NEXT);
+            put(&mut segment, at, head, payload);
+            assert_eq!(found_in(&segment).0.proof, Some(at), "{head:?}");
+            // Of another life.
+            segment[at as usize + 36] ^= 1;
+            assert_eq!(found_in(&segment).0.proof, None, "{head:?}");
+        }
+        // The first record behind the end may be the one that is missing, and the one that is there the second.
+        let mut segment = vec![0; 64 * 1024];
+        put(&mut segment, END + MARK_BYTES as u64, Head { index: LogIndex(NEXT + 1), ..record }, &[]);
+        assert_eq!(found_in(&segment).0.proof, Some(END + MARK_BYTES as u64));
+        put(&mut segment, END + MARK_BYTES as u64, Head { index: LogIndex(NEXT + 2), ..record }, &[]);
+        assert_eq!(found_in(&segment).0.proof, None, "there is no room for two records before it");
     }
 }
