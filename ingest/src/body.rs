@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
+use flate2::write::GzDecoder;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
@@ -40,8 +40,14 @@ impl Encoding {
 const FIRST_ROOM_BYTES: usize = 4 << 20;
 /// Inflated bytes after which other tasks of the thread get their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
+/// A compressed byte counts in a turn as so many inflated ones: some cost much and become nothing.
+const BYTES_PER_COMPRESSED: usize = 64;
 /// Compressed bytes that are inflated at a time: at gzip's utmost ratio they become one turn.
 const INFLATE_PIECE_BYTES: usize = 1 << 10;
+/// Members that a gzip body may have, and so many more as it has times so many compressed bytes: each costs a fresh decoder,
+/// and one that holds nothing has 20 bytes. Writers of lines flush members of kilobytes.
+const FREE_MEMBERS: u64 = 1_000;
+const BYTES_PER_MEMBER: u64 = 256;
 
 /// Reads `body` to its end.
 pub async fn read<B>(body: &mut B, encoding: Encoding, limit: u64, admitted: &mut Admitted) -> Result<Bytes, Error>
@@ -92,7 +98,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let mut decoder = MultiGzDecoder::new(Inflated { bytes: Vec::new(), limit, admitted, refusal: None });
+    let mut members = Members::new(Inflated { bytes: Vec::new(), limit, admitted, refusal: None });
     let mut sent = 0;
     let mut turn = 0;
     while let Some(piece) = next(body).await? {
@@ -101,12 +107,13 @@ where
             return Err(as_sent(limit));
         }
         for small in piece.chunks(INFLATE_PIECE_BYTES) {
-            if let Err(error) = decoder.write_all(small) {
-                return Err(why_not(decoder.get_mut().refusal.take(), &error));
+            let before = members.inflated();
+            if let Err(error) = members.write_all(small, sent) {
+                return Err(why_not(members.refusal(), &error));
             }
-            let inflated = decoder.get_ref().bytes.len();
-            if inflated - turn >= BYTES_PER_TURN {
-                turn = inflated;
+            turn += members.inflated() - before + small.len() * BYTES_PER_COMPRESSED;
+            if turn >= BYTES_PER_TURN {
+                turn = 0;
                 tokio::task::yield_now().await;
             }
         }
@@ -114,10 +121,65 @@ where
     if sent == 0 {
         return Ok(Bytes::new());
     }
-    if let Err(error) = decoder.try_finish() {
-        return Err(why_not(decoder.get_mut().refusal.take(), &error));
+    members.finish().map(Bytes::from)
+}
+
+/// The gzip members of a body, one after the other into one text.
+struct Members<'a> {
+    /// Of the member at hand; `None` only between two.
+    decoder: Option<GzDecoder<Inflated<'a>>>,
+    /// How many there are.
+    count: u64,
+}
+
+impl<'a> Members<'a> {
+    fn new(text: Inflated<'a>) -> Members<'a> {
+        Members { decoder: Some(GzDecoder::new(text)), count: 1 }
     }
-    Ok(std::mem::take(&mut decoder.get_mut().bytes).into())
+
+    fn decoder(&mut self) -> &mut GzDecoder<Inflated<'a>> {
+        self.decoder.as_mut().expect("there is one but between two members")
+    }
+
+    fn inflated(&mut self) -> usize {
+        self.decoder().get_ref().bytes.len()
+    }
+
+    fn refusal(&mut self) -> Option<Error> {
+        self.decoder().get_mut().refusal.take()
+    }
+
+    /// Inflates the next bytes of a body of which `sent` have come.
+    fn write_all(&mut self, mut bytes: &[u8], sent: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.decoder().write(bytes)? {
+                // The member has ended; what is left is another.
+                0 => self.next_member(sent)?,
+                taken => bytes = &bytes[taken..],
+            }
+        }
+        Ok(())
+    }
+
+    fn next_member(&mut self, sent: u64) -> io::Result<()> {
+        self.decoder().try_finish()?;
+        self.count += 1;
+        if self.count > FREE_MEMBERS + sent / BYTES_PER_MEMBER {
+            let limit =
+                format!("more than {FREE_MEMBERS} members and one for every {BYTES_PER_MEMBER} bytes (limit max_gzip_members, fixed)");
+            return Err(io::Error::other(limit));
+        }
+        let text = self.decoder.take().expect("there is one but between two members").finish()?;
+        self.decoder = Some(GzDecoder::new(text));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<u8>, Error> {
+        if let Err(error) = self.decoder().try_finish() {
+            return Err(why_not(self.refusal(), &error));
+        }
+        Ok(std::mem::take(&mut self.decoder().get_mut().bytes))
+    }
 }
 
 fn why_not(refusal: Option<Error>, error: &io::Error) -> Error {
@@ -250,6 +312,59 @@ mod tests {
         let error = read(&mut pieces(&bomb, 4096), Encoding::Gzip, 1_000_000, &mut admitted).await.unwrap_err();
         assert!(matches!(error, Error::TooLarge { limit: 1_000_000, when: "when inflated" }));
         assert!(admission.in_flight() <= 1_000_000 + 65_536, "{} bytes were held", admission.in_flight());
+    }
+
+    /// The body as if it were sent at once, and how often other tasks got their turn.
+    async fn read_beside_others(bytes: &[u8]) -> (Result<Bytes, Error>, usize) {
+        let mut turns = 0;
+        let mut admitted = Admission::new(1 << 30).admit(0).unwrap();
+        let mut body = Full::new(Bytes::copy_from_slice(bytes));
+        let mut reading = std::pin::pin!(read(&mut body, Encoding::Gzip, 1 << 30, &mut admitted));
+        let read = std::future::poll_fn(|context| {
+            turns += 1;
+            reading.as_mut().poll(context)
+        });
+        (read.await, turns)
+    }
+
+    #[tokio::test]
+    async fn a_body_of_very_many_members_is_refused_and_others_get_their_turn() {
+        let empty = gzip(b"");
+        assert_eq!(empty.len(), 20);
+        for members in [1_000, 1_080] {
+            assert_eq!(read_beside_others(&empty.repeat(members)).await.0.unwrap(), Bytes::new(), "{members} members");
+        }
+        let (refused, turns) = read_beside_others(&empty.repeat(50_000)).await;
+        let expected = "could not read the body: gzip: more than 1000 members and one for every 256 bytes (limit max_gzip_members, fixed)";
+        assert_eq!(refused.unwrap_err().to_string(), expected);
+        assert!(turns >= 1);
+        // Members of some lines each are as many as their bytes.
+        let (mut text, mut members) = (Vec::new(), Vec::new());
+        let mut random = 1u64;
+        for _ in 0..2_000 {
+            let lines: String = (0..30)
+                .map(|_| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    format!("cpu,host=a v={random} {random}\n")
+                })
+                .collect();
+            text.extend_from_slice(lines.as_bytes());
+            members.extend(gzip(lines.as_bytes()));
+        }
+        let (read, turns) = read_beside_others(&members).await;
+        assert_eq!(read.unwrap(), text);
+        assert!(turns >= members.len() / (16 << 10), "{turns} turns for {} bytes", members.len());
+    }
+
+    #[tokio::test]
+    async fn bytes_that_inflate_to_nothing_take_turns_too() {
+        // Stored blocks without a byte.
+        let mut body = gzip(b"")[..10].to_vec();
+        body.extend([0, 0, 0, 0xff, 0xff].repeat(100_000));
+        body.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let (read, turns) = read_beside_others(&body).await;
+        assert_eq!(read.unwrap(), Bytes::new());
+        assert!(turns >= body.len() / (16 << 10), "{turns} turns for {} bytes", body.len());
     }
 
     #[tokio::test]
