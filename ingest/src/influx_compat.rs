@@ -418,7 +418,7 @@ mod tests {
             retention_ns: Some(90_000_000_000_000),
             tables,
         };
-        Catalog { version: 1, databases: [(schema.name.clone(), Arc::new(schema))].into(), next_table: 100 }
+        Catalog { version: 1, databases: [(schema.name.clone(), Arc::new(schema))].into(), next_table: 100, ..Catalog::default() }
     }
 
     async fn shown(q: &str) -> Value {

@@ -4,7 +4,8 @@
 //! one can never give old bytes a new meaning. Who agrees on a schema is not decided here (`cluster::metadata`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,6 +22,8 @@ const RESERVED: [&str; 2] = ["system", "information_schema"];
 pub const MAX_COLUMNS_PER_TABLE: usize = 1_000;
 /// Tables that a database may have; limit `max_tables_per_database`, fixed.
 pub const MAX_TABLES_PER_DATABASE: usize = 10_000;
+/// Databases that there may be; limit `max_databases`, fixed.
+pub const MAX_DATABASES: usize = 10_000;
 /// Bytes of a database's, table's or column's name.
 pub const MAX_NAME_BYTES: usize = 255;
 /// Name of the column that every table has and that no tag or field may take.
@@ -140,6 +143,12 @@ pub enum SchemaError {
     TooManyTables {
         /// The database.
         database: Arc<str>,
+        /// The limit.
+        limit: usize,
+    },
+    /// There are as many databases as there may be.
+    #[error("there would be more than {limit} databases (limit max_databases, fixed)")]
+    TooManyDatabases {
         /// The limit.
         limit: usize,
     },
@@ -324,6 +333,41 @@ pub struct Catalog {
     /// The number that the next new table gets: they only grow, so that one who does not know a table knows why.
     #[serde(default)]
     pub next_table: u32,
+    /// Where each table is, by its number.
+    #[serde(skip)]
+    pub index: TableIndex,
+}
+
+/// The names of each table and its database by its number: made when first asked for, and by each copy of a catalog anew.
+///
+/// Who changes a catalog in place empties it. A name that it gives is looked at before it is believed, and a table that it does not
+/// have is looked for: it makes answers fast and never other ones.
+#[derive(Default)]
+pub struct TableIndex {
+    names: OnceLock<HashMap<TableId, Names>>,
+}
+
+/// A database's name and a table's.
+type Names = (Arc<str>, Arc<str>);
+
+impl Clone for TableIndex {
+    fn clone(&self) -> TableIndex {
+        TableIndex::default()
+    }
+}
+
+impl PartialEq for TableIndex {
+    fn eq(&self, _: &TableIndex) -> bool {
+        true
+    }
+}
+
+impl Eq for TableIndex {}
+
+impl fmt::Debug for TableIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableIndex").finish_non_exhaustive()
+    }
 }
 
 impl Catalog {
@@ -339,7 +383,16 @@ impl Catalog {
 
     /// The database and table of this table id.
     pub fn table(&self, id: TableId) -> Option<(&Arc<DatabaseSchema>, &Arc<TableSchema>)> {
-        self.databases.values().find_map(|d| d.tables.values().find(|t| t.id == id).map(|t| (d, t)))
+        let names = self.index.names.get_or_init(|| self.tables().map(|(d, t)| (t.id, (d.name.clone(), t.name.clone()))).collect());
+        let named = names.get(&id).and_then(|(database, table)| {
+            let database = self.databases.get(database)?;
+            database.tables.get(table).filter(|t| t.id == id).map(|t| (database, t))
+        });
+        named.or_else(|| self.tables().find(|(_, t)| t.id == id))
+    }
+
+    fn tables(&self) -> impl Iterator<Item = (&Arc<DatabaseSchema>, &Arc<TableSchema>)> {
+        self.databases.values().flat_map(|d| d.tables.values().map(move |t| (d, t)))
     }
 }
 
@@ -424,6 +477,40 @@ mod tests {
         t.add(&field("v", ColumnType::Str), "device_id", 10).unwrap();
         let text = serde_json_like(&t);
         assert_eq!(text, t);
+    }
+
+    /// A catalog of these databases, each with tables of these numbers.
+    fn catalog(databases: &[(&str, &[u32])]) -> Catalog {
+        let database = |&(name, tables): &(&str, &[u32])| {
+            let id = DatabaseId(name.len() as u32);
+            let named = |&n: &u32| (Arc::from(format!("t{n}")), Arc::new(TableSchema::new(TableId(n), id, format!("t{n}").into())));
+            let tables = tables.iter().map(named).collect();
+            let database = DatabaseSchema { id, name: name.into(), routing_tag: DEFAULT_ROUTING_TAG.into(), retention_ns: None, tables };
+            (Arc::from(name), Arc::new(database))
+        };
+        Catalog { version: 1, databases: databases.iter().map(database).collect(), next_table: 100, ..Catalog::default() }
+    }
+
+    #[test]
+    fn a_table_is_found_by_its_number_whatever_became_of_the_catalog_since() {
+        fn names(catalog: &Catalog, id: u32) -> Option<(&str, &str)> {
+            catalog.table(TableId(id)).map(|(database, table)| (&*database.name, &*table.name))
+        }
+        let mut one = catalog(&[("a", &[1, 2]), ("bb", &[3])]);
+        assert_eq!([1, 2, 3, 4].map(|id| names(&one, id)), [Some(("a", "t1")), Some(("a", "t2")), Some(("bb", "t3")), None]);
+        // Changed in place: a table is gone, another has its name, and one is new.
+        one.databases = catalog(&[("a", &[2, 4]), ("bb", &[])]).databases;
+        Arc::make_mut(one.databases.get_mut("a").unwrap()).tables.insert("t1".into(), Arc::new(table_of(9)));
+        for catalog in [&one, &one.clone()] {
+            assert_eq!([1, 2, 3, 4].map(|id| names(catalog, id)), [None, Some(("a", "t2")), None, Some(("a", "t4"))]);
+            assert_eq!(names(catalog, 9), Some(("a", "t1")));
+            assert!(catalog.has_forgotten(TableId(1)) && !catalog.has_forgotten(TableId(9)) && !catalog.has_forgotten(TableId(100)));
+        }
+        assert_eq!(one, one.clone());
+    }
+
+    fn table_of(id: u32) -> TableSchema {
+        TableSchema::new(TableId(id), DatabaseId(1), "t1".into())
     }
 
     // serde_json is not a dependency of this crate: the two conversions that serde runs are called by hand.

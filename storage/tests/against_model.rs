@@ -90,7 +90,7 @@ fn first_catalog() -> Catalog {
         }
         database.tables.insert(name.into(), Arc::new(table));
     }
-    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 10_000 }
+    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 10_000, ..Catalog::default() }
 }
 
 impl World {

@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use model::schema::{DEFAULT_ROUTING_TAG, MAX_COLUMNS_PER_TABLE, MAX_TABLES_PER_DATABASE, NewColumn, SchemaError, TIME_COLUMN, check_name};
+use model::schema::{
+    DEFAULT_ROUTING_TAG, MAX_COLUMNS_PER_TABLE, MAX_DATABASES, MAX_TABLES_PER_DATABASE, NewColumn, SchemaError, TIME_COLUMN, TableIndex,
+    check_name,
+};
 use model::{Catalog, DatabaseId, DatabaseSchema, Epoch, NodeId, ShardId, TableId, TableSchema, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -357,6 +360,9 @@ impl State {
         if let Err(error) = check_database_name(name).and_then(|()| check_routing_tag(&routing_tag)) {
             return Decided::Schema(error);
         }
+        if self.catalog.databases.len() >= MAX_DATABASES {
+            return Decided::Schema(SchemaError::TooManyDatabases { limit: MAX_DATABASES });
+        }
         let id = DatabaseId(self.next_database);
         self.next_database += 1;
         let database = DatabaseSchema { id, name: name.clone(), routing_tag, retention_ns, tables: BTreeMap::new() };
@@ -407,6 +413,7 @@ impl State {
     fn change(&mut self) -> &mut Catalog {
         let catalog = Arc::make_mut(&mut self.catalog);
         catalog.version += 1;
+        catalog.index = TableIndex::default();
         catalog
     }
 
@@ -553,6 +560,43 @@ mod tests {
         assert_eq!(refused.len(), 1);
         assert!(matches!(refused[0], SchemaError::TooManyTables { .. }));
         assert_eq!(state.catalog.databases["d"].tables.len(), MAX_TABLES_PER_DATABASE);
+    }
+
+    #[test]
+    fn the_limit_of_databases_holds() {
+        let mut state = State::default();
+        for i in 0..MAX_DATABASES {
+            assert_eq!(create(&mut state, &format!("d{i}")), Decided::Done);
+        }
+        let Decided::Schema(error) = create(&mut state, "one more") else { panic!("one more") };
+        assert_eq!(error.to_string(), "there would be more than 10000 databases (limit max_databases, fixed)");
+        assert_eq!(create(&mut state, "d7"), Decided::Done);
+        state.apply(&Command::DropDatabase { name: "d7".into(), asked: 1 });
+        assert_eq!(create(&mut state, "one more"), Decided::Done);
+    }
+
+    #[test]
+    fn a_table_is_found_by_its_number_after_every_command() {
+        let mut state = State::default();
+        create(&mut state, "d");
+        let v: &[_] = &[("v", Some(ColumnType::F64))];
+        let names = |state: &State| [1, 2, 3].map(|id| state.catalog.table(TableId(id)).map(|(_, table)| table.name.to_string()));
+        let expect = |state: &State, expected: [Option<&str>; 3]| {
+            let saved = serde_json::to_vec(&state.catalog).unwrap();
+            let decoded = State { catalog: serde_json::from_slice(&saved).unwrap(), ..state.clone() };
+            for state in [state, &state.clone(), &decoded] {
+                assert_eq!(names(state), expected.map(|name| name.map(str::to_owned)));
+            }
+        };
+        add(&mut state, "a", v);
+        expect(&state, [Some("a"), None, None]);
+        add(&mut state, "b", v);
+        expect(&state, [Some("a"), Some("b"), None]);
+        state.apply(&Command::DropTable { database: "d".into(), table: "a".into(), asked: 1 });
+        add(&mut state, "a", v);
+        expect(&state, [None, Some("b"), Some("a")]);
+        state.apply(&Command::DropDatabase { name: "d".into(), asked: 2 });
+        expect(&state, [None, None, None]);
     }
 
     #[test]

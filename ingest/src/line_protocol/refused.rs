@@ -51,7 +51,9 @@ impl From<SchemaError> for Refusal {
     fn from(error: SchemaError) -> Refusal {
         let kind = match error {
             SchemaError::Conflict { .. } => RefusedKind::TypeConflict,
-            SchemaError::TooManyColumns { .. } | SchemaError::TooManyTables { .. } => RefusedKind::Limit,
+            SchemaError::TooManyColumns { .. } | SchemaError::TooManyTables { .. } | SchemaError::TooManyDatabases { .. } => {
+                RefusedKind::Limit
+            }
             SchemaError::BadName { .. } => RefusedKind::Parse,
         };
         Refusal { kind, reason: error.to_string() }

@@ -48,7 +48,7 @@ pub(crate) fn catalog() -> Catalog {
         retention_ns: None,
         tables: [(table.name.clone(), table)].into(),
     };
-    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100 }
+    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100, ..Catalog::default() }
 }
 
 /// `rounds` rows of each device, ten seconds apart, in the order in which devices report, from round `first` on.

@@ -46,7 +46,7 @@ pub(crate) fn catalog() -> Catalog {
         }
         database.tables.insert(named.into(), Arc::new(table));
     }
-    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100 }
+    Catalog { version: 1, databases: [(database.name.clone(), Arc::new(database))].into(), next_table: 100, ..Catalog::default() }
 }
 
 pub(crate) fn open_on(disk: &FaultyDisk, replica: u128) -> Result<Shard> {
