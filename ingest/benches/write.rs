@@ -67,7 +67,9 @@ async fn run(dir: &std::path::Path, lines: usize, connections: usize, duration: 
     let request = Arc::new(WriteRequest::read("/api/v2/write", "bucket=bench").expect("a path for writes").expect("a good request"));
     // As many lines as a million rows have, sent again and again: what is stored does not change what storing costs.
     let bodies: Arc<Vec<Bytes>> = Arc::new(bodies(lines, (1_000_000 / lines).min(200_000)));
-    ingest.write(&request, bodies[0].clone(), None).await.expect("the tables are agreed");
+    let mut admitted = ingest.admission().admit(0).expect("nothing is in flight");
+    ingest.write(&request, bodies[0].clone(), None, &mut admitted).await.expect("the tables are agreed");
+    drop(admitted);
     let next = Arc::new(AtomicUsize::new(0));
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let writers: Vec<_> = (0..connections)
@@ -78,7 +80,8 @@ async fn run(dir: &std::path::Path, lines: usize, connections: usize, duration: 
                 while began.elapsed() < duration {
                     let body = bodies[next.fetch_add(1, Relaxed) % bodies.len()].clone();
                     let sent = Instant::now();
-                    assert!(ingest.write(&request, body, None).await.expect("an answer").stored);
+                    let mut admitted = ingest.admission().admit(0).expect("there is room");
+                    assert!(ingest.write(&request, body, None, &mut admitted).await.expect("an answer").stored);
                     latencies.push(sent.elapsed());
                 }
                 latencies

@@ -1,6 +1,7 @@
 //! How many bytes of bodies may be in flight, and the refusal beyond.
 //!
-//! A body counts from the moment its bytes arrive (inflated where it is compressed) until its answer is known. What does
+//! A body counts from the moment its bytes arrive (inflated where it is compressed) until its answer is known, and so do the
+//! values that it becomes, where they are so many that they may be far larger than its text. What does
 //! not fit is refused at once and never waits here: a queue in front of a full server makes its answers late, and late
 //! answers are retried. One body alone may always go up to the limit of a body.
 
@@ -73,6 +74,24 @@ impl Admitted {
         }
         Ok(())
     }
+
+    /// Makes the share larger by `bytes`.
+    pub fn hold_more(&mut self, bytes: u64) -> Result<(), Error> {
+        self.hold(self.held.saturating_add(bytes))
+    }
+
+    /// Gives back what is beyond `bytes`, except for a step: that much is not worth touching what all share.
+    pub fn give_back_beyond(&mut self, bytes: u64) {
+        if let Some(more) = self.held.checked_sub(bytes).filter(|more| *more >= STEP_BYTES) {
+            self.admission.shared.in_flight.fetch_sub(more, Relaxed);
+            self.held = bytes;
+        }
+    }
+
+    /// The whole share, for somebody else to hold; this one has nothing then.
+    pub fn take(&mut self) -> Admitted {
+        Admitted { admission: self.admission.clone(), held: std::mem::take(&mut self.held) }
+    }
 }
 
 impl Drop for Admitted {
@@ -96,6 +115,24 @@ mod tests {
         other.hold(40).unwrap();
         drop(one);
         assert_eq!(admission.in_flight(), 40);
+        drop(other);
+        assert_eq!(admission.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_share_grows_shrinks_and_changes_hands() {
+        let admission = Admission::new(10 * STEP_BYTES);
+        let mut one = admission.admit(0).unwrap();
+        one.hold(100).unwrap();
+        one.hold_more(2 * STEP_BYTES).unwrap();
+        assert_eq!(admission.in_flight(), 3 * STEP_BYTES);
+        one.give_back_beyond(3 * STEP_BYTES - 1);
+        assert_eq!(admission.in_flight(), 3 * STEP_BYTES);
+        one.give_back_beyond(100);
+        assert_eq!(admission.in_flight(), 100);
+        let other = one.take();
+        drop(one);
+        assert_eq!(admission.in_flight(), 100);
         drop(other);
         assert_eq!(admission.in_flight(), 0);
     }

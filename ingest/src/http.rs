@@ -134,7 +134,7 @@ where
     }
     refuse_json(&text)?;
     ingest.metrics.bytes.inc_by(text.len() as u64);
-    let written = ingest.write(asked, text, key).await?;
+    let written = ingest.write(asked, text, key, &mut admitted).await?;
     ingest.metrics.lines.inc_by(written.lines);
     if written.refused_lines == 0 {
         return Ok(StatusCode::NO_CONTENT.into_response());

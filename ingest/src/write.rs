@@ -17,6 +17,7 @@ use model::{DatabaseId, DatabaseSchema, ErrorKind, ShardId, Timestamp};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::Ingest;
+use crate::admission::Admitted;
 use crate::error::Error;
 use crate::line_protocol::{LineLimits, ParseOptions, Parsed, ParsedBatch, RefusedLine};
 use crate::request::WriteRequest;
@@ -56,17 +57,24 @@ impl Ingest {
     /// Stores the points of `body`. Returns when each is durable and visible, or refused, or when that cannot be said.
     ///
     /// `key` is the request's `Idempotency-Key`: within a day, a repeat of the same body with the same key stores nothing again.
-    pub async fn write(self: &Arc<Self>, request: &WriteRequest, body: Bytes, key: Option<&str>) -> Result<Written, Error> {
+    /// `admitted` is the body's share of what may be in flight: it grows with the values that the body becomes.
+    pub async fn write(
+        self: &Arc<Self>,
+        request: &WriteRequest,
+        body: Bytes,
+        key: Option<&str>,
+        admitted: &mut Admitted,
+    ) -> Result<Written, Error> {
         let started = Instant::now();
         let arrived = (self.options.clock)();
         let origin = key.map(|key| origin_of(request, key, &body));
-        if let Some(refused) = self.refused_before_it_is_there(request, &body, arrived).await {
+        if let Some(refused) = self.refused_before_it_is_there(request, &body, arrived, admitted).await? {
             return Ok(refused);
         }
         let mut database = self.database(&request.database).await?;
         let mut rows = Rows::All;
         for _ in 0..ROUTES {
-            let parsed = self.parse_agreed(request, &database, &body, arrived).await?;
+            let parsed = self.parse_agreed(request, &database, &body, arrived, admitted).await?;
             let rows_parsed = parsed.rows;
             let mut written = nothing_stored(arrived, &parsed);
             if written.refused_lines > 0 && !request.accept_partial {
@@ -102,9 +110,15 @@ impl Ingest {
     }
 
     /// What is said of a body of which nothing would be stored in a database that is not there: it does not come to be by that.
-    async fn refused_before_it_is_there(self: &Arc<Self>, request: &WriteRequest, body: &Bytes, arrived: Timestamp) -> Option<Written> {
+    async fn refused_before_it_is_there(
+        self: &Arc<Self>,
+        request: &WriteRequest,
+        body: &Bytes,
+        arrived: Timestamp,
+        admitted: &mut Admitted,
+    ) -> Result<Option<Written>, Error> {
         if !self.options.auto_create_databases || self.cluster.catalog().database(&request.database).is_some() {
-            return None;
+            return Ok(None);
         }
         let empty = DatabaseSchema {
             id: NO_DATABASE,
@@ -113,9 +127,9 @@ impl Ingest {
             retention_ns: None,
             tables: BTreeMap::new(),
         };
-        let parsed = self.parse(request, &Arc::new(empty), body, arrived).await;
+        let parsed = self.parse(request, &Arc::new(empty), body, arrived, admitted).await?;
         let decided = parsed.refused_lines > 0 && (parsed.needs.is_empty() || !request.accept_partial);
-        decided.then(|| nothing_stored(arrived, &parsed))
+        Ok(decided.then(|| nothing_stored(arrived, &parsed)))
     }
 
     /// The database as it is agreed now; created where it is not there and may be.
@@ -142,8 +156,9 @@ impl Ingest {
         database: &Arc<DatabaseSchema>,
         body: &Bytes,
         arrived: Timestamp,
+        admitted: &mut Admitted,
     ) -> Result<Parsed, Error> {
-        let mut parsed = self.parse(request, database, body, arrived).await;
+        let mut parsed = self.parse(request, database, body, arrived, admitted).await?;
         for _ in 0..AGREEMENTS {
             let decided = parsed.refused_lines > 0 && !request.accept_partial;
             if parsed.needs.is_empty() || decided {
@@ -155,21 +170,42 @@ impl Ingest {
                 Some(database) => database.clone(),
                 None => self.known_after_all(&database.name).await?,
             };
-            parsed = self.parse(request, &database, body, arrived).await;
+            parsed = self.parse(request, &database, body, arrived, admitted).await?;
         }
         Err(Error::SchemaMoving { database: database.name.to_string() })
     }
 
-    async fn parse(self: &Arc<Self>, request: &WriteRequest, database: &Arc<DatabaseSchema>, body: &Bytes, arrived: Timestamp) -> Parsed {
+    async fn parse(
+        self: &Arc<Self>,
+        request: &WriteRequest,
+        database: &Arc<DatabaseSchema>,
+        body: &Bytes,
+        arrived: Timestamp,
+        admitted: &mut Admitted,
+    ) -> Result<Parsed, Error> {
         if body.len() <= LARGE_BODY_BYTES {
-            return self.parse_here(request, database, body, arrived);
+            return self.parse_here(request, database, body, arrived, admitted);
         }
         let (ingest, request, database, body) = (self.clone(), request.clone(), database.clone(), body.clone());
-        let parsing = tokio::task::spawn_blocking(move || ingest.parse_here(&request, &database, &body, arrived));
-        parsing.await.expect("the parser does not panic")
+        // Should this request be given up meanwhile, the parser holds the share until it is done.
+        let mut share = admitted.take();
+        let parsing = tokio::task::spawn_blocking(move || {
+            let parsed = ingest.parse_here(&request, &database, &body, arrived, &mut share);
+            (parsed, share)
+        });
+        let (parsed, share) = parsing.await.expect("the parser does not panic");
+        *admitted = share;
+        parsed
     }
 
-    fn parse_here(&self, request: &WriteRequest, database: &Arc<DatabaseSchema>, body: &[u8], arrived: Timestamp) -> Parsed {
+    fn parse_here(
+        &self,
+        request: &WriteRequest,
+        database: &Arc<DatabaseSchema>,
+        body: &[u8],
+        arrived: Timestamp,
+        admitted: &mut Admitted,
+    ) -> Result<Parsed, Error> {
         let map = self.cluster.shard_map();
         let options = ParseOptions {
             precision: request.precision,
@@ -180,7 +216,7 @@ impl Ingest {
             map: Some(&map),
         };
         let mut parser = self.parsers.take(database.id);
-        let parsed = parser.parse(body, &options);
+        let parsed = parser.parse_admitted(body, &options, admitted);
         self.parsers.give_back(database.id, parser);
         parsed
     }

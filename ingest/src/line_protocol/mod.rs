@@ -36,6 +36,9 @@ use model::{DatabaseSchema, PointBatch, Timestamp};
 pub use self::precision::Precision;
 pub use self::refused::{MAX_ORIGINAL_LINE_BYTES, RefusedKind, RefusedLine};
 
+use crate::admission::Admitted;
+use crate::error::Error;
+
 use self::columns::PlainCell;
 use self::general::{Line, is_blank, line_end};
 use self::refused::Refusal;
@@ -50,10 +53,14 @@ pub const MAX_REFUSED_TOLD: usize = 1_000;
 pub const MAX_BODY_BYTES: usize = 1 << 30;
 
 /// Values, absent ones too, that the batches of one body may hold (1 GiB), and their share by the body's size: a dense
-/// body has one for every four bytes or more, a sparse one of this share still fits in a small multiple of its text.
+/// body has one for every four bytes or more, a sparse one of this share still fits in a large multiple of its text.
 const MAX_CELLS: usize = 1 << 27;
+/// Of these so many are free (8 MiB); the bytes of all others count among what is in flight.
 const FREE_CELLS: usize = 1 << 20;
 const CELLS_PER_BYTE: usize = 16;
+const CELL_BYTES: usize = 8;
+/// Values whose bytes are asked for at a time.
+const CELLS_AT_ONCE: usize = 1 << 16;
 /// A line shorter than this is rare enough that its row may cost an allocation.
 const SHORT_LINE_BYTES: usize = 16;
 
@@ -153,6 +160,11 @@ pub struct Parser {
     key: Vec<u8>,
     /// How many more values, absent ones too, the batches of this body may hold.
     cells: usize,
+    /// How many more may be asked for after these.
+    cells_to_ask_for: usize,
+    /// This body's share of what may be in flight, where that is bounded, and the refusal once it could not grow.
+    admitted: Option<Admitted>,
+    refusal: Option<Error>,
     /// Rows that this body can have at most, roughly.
     most_rows: usize,
     /// The values of the line at hand on the fast path.
@@ -175,6 +187,23 @@ impl Parser {
         Parser { general_only: true, ..Parser::default() }
     }
 
+    /// Reads a body whose values count in its share of what may be in flight. An error: they do not fit.
+    ///
+    /// # Panics
+    ///
+    /// If the body is larger than [`MAX_BODY_BYTES`].
+    pub fn parse_admitted(&mut self, body: &[u8], options: &ParseOptions<'_>, admitted: &mut Admitted) -> Result<Parsed, Error> {
+        // An earlier parse of the same body has left its values.
+        admitted.give_back_beyond(body.len() as u64);
+        self.admitted = Some(admitted.take());
+        let parsed = self.parse(body, options);
+        *admitted = self.admitted.take().expect("it was put there");
+        match self.refusal.take() {
+            Some(refusal) => Err(refusal),
+            None => Ok(parsed),
+        }
+    }
+
     /// Reads a body.
     ///
     /// # Panics
@@ -187,7 +216,7 @@ impl Parser {
         let known = text.filter(|_| !self.general_only);
         let mut at = 0;
         let mut line_number = 1;
-        while at < body.len() {
+        while at < body.len() && self.refusal.is_none() {
             if let Some(text) = known
                 && let Some(end) = self.take_known(text, at, line_number, options)
             {
@@ -209,7 +238,8 @@ impl Parser {
         }
         self.ahead = None;
         self.body += 1;
-        self.cells = MAX_CELLS.min(FREE_CELLS + CELLS_PER_BYTE * body_bytes);
+        self.cells = FREE_CELLS;
+        self.cells_to_ask_for = MAX_CELLS.min(FREE_CELLS + CELLS_PER_BYTE * body_bytes) - FREE_CELLS;
         self.most_rows = body_bytes / SHORT_LINE_BYTES + 1;
     }
 

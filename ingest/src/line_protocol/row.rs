@@ -11,7 +11,7 @@ use super::columns::Cell;
 use super::general::Value;
 use super::refused::{Refusal, RefusedKind, checked_name};
 use super::tables::Table;
-use super::{ParseOptions, Parser};
+use super::{CELL_BYTES, CELLS_AT_ONCE, ParseOptions, Parser};
 
 /// What became of a line whose columns were looked up.
 enum Bound {
@@ -171,7 +171,11 @@ impl Parser {
         let part = self.part_of(series, table, options);
         let table = self.tables.get(table);
         let fresh = self.bound.iter().filter(|(column, _)| part.is_none_or(|p| !table.parts[p].has(*column as usize))).count();
-        match self.cells.checked_sub(table.cells_of_row(part, fresh)) {
+        let cells = table.cells_of_row(part, fresh);
+        if cells > self.cells {
+            self.ask_for_cells(cells - self.cells);
+        }
+        match self.cells.checked_sub(cells) {
             Some(left) => self.cells = left,
             None => {
                 let reason = "the body spreads few values over too many rows and columns: send fewer lines at a time";
@@ -179,6 +183,20 @@ impl Parser {
             }
         }
         Ok(())
+    }
+
+    /// Asks for room for `lacking` more values, or some more than that.
+    #[cold]
+    fn ask_for_cells(&mut self, lacking: usize) {
+        let more = lacking.max(CELLS_AT_ONCE).min(self.cells_to_ask_for);
+        let held = self.admitted.as_mut().map_or(Ok(()), |admitted| admitted.hold_more((more * CELL_BYTES) as u64));
+        match held {
+            Ok(()) => {
+                self.cells += more;
+                self.cells_to_ask_for -= more;
+            }
+            Err(refusal) => self.refusal = Some(refusal),
+        }
     }
 
     /// The series of the line just bound.

@@ -7,6 +7,7 @@ use model::point::KeyTags;
 use model::{ColumnKind, ColumnType, DatabaseId, DatabaseSchema, TableId, TableSchema, Timestamp, Values, routing_hash};
 
 use super::*;
+use crate::admission::Admission;
 
 const ARRIVAL: Timestamp = Timestamp(1_700_000_000_000_000_000);
 
@@ -399,6 +400,40 @@ fn a_body_cannot_fill_memory_with_absent_values() {
     assert!(cells <= FREE_CELLS + CELLS_PER_BYTE * body.len());
     assert_eq!(parsed.rows + parsed.refused_lines, 20_000);
     assert!(parsed.refused_lines > 0 && parsed.refused.iter().all(|r| r.kind == RefusedKind::Limit));
+}
+
+#[test]
+fn values_beyond_the_free_ones_count_among_what_is_in_flight() {
+    const LINES: usize = 1_200;
+    let mut database = Database::default();
+    let mut parser = Parser::new();
+    let columns: String = (0..1000).map(|i| format!("m c{i}=1 1\n")).collect();
+    let few = database.parse(&mut parser, columns.as_bytes());
+    let sparse: String = (0..LINES).map(|i| format!("m c{}=1 1\n", i % 1000)).collect();
+    let expected = database.parse(&mut parser, sparse.as_bytes());
+    assert_eq!((expected.rows, expected.refused_lines), (LINES, 0));
+    for mut parser in [parser, Parser::without_fast_path()] {
+        let admission = Admission::new(200_000);
+        let mut share = admission.admit(0).unwrap();
+        assert_eq!(parser.parse_admitted(columns.as_bytes(), &database.options(), &mut share).unwrap(), few);
+        assert_eq!(admission.in_flight(), 0, "the first million values are free");
+        // Alone, a body is taken whatever its values take.
+        for _ in 0..2 {
+            assert_eq!(parser.parse_admitted(sparse.as_bytes(), &database.options(), &mut share).unwrap(), expected);
+            let held = (LINES * 1000 - FREE_CELLS) * CELL_BYTES..(LINES * 1000 - FREE_CELLS + 2 * CELLS_AT_ONCE) * CELL_BYTES;
+            assert!(held.contains(&(admission.in_flight() as usize)), "{} bytes", admission.in_flight());
+        }
+        drop(share);
+        assert_eq!(admission.in_flight(), 0);
+        let mut other = admission.admit(0).unwrap();
+        other.hold(1).unwrap();
+        let mut share = admission.admit(0).unwrap();
+        let refused = parser.parse_admitted(sparse.as_bytes(), &database.options(), &mut share).unwrap_err();
+        assert!(matches!(refused, Error::Overloaded { limit: 200_000 }), "{refused}");
+        assert_eq!(parser.parse_admitted(columns.as_bytes(), &database.options(), &mut share).unwrap(), few);
+        drop(share);
+        assert_eq!(admission.in_flight(), 1);
+    }
 }
 
 #[test]
