@@ -64,6 +64,9 @@ const CELLS_AT_ONCE: usize = 1 << 16;
 /// A line shorter than this is rare enough that its row may cost an allocation.
 const SHORT_LINE_BYTES: usize = 16;
 
+/// Bytes of one series key, absent tags not counted; limit `max_series_key_bytes`, fixed. A key stands whole in every record
+/// of the log, and in memory, that has its series.
+pub const MAX_SERIES_KEY_BYTES: usize = 1 << 20;
 /// Bytes of one line where nothing else is set.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 

@@ -11,7 +11,7 @@ use super::columns::Cell;
 use super::general::Value;
 use super::refused::{Refusal, RefusedKind, checked_name};
 use super::tables::Table;
-use super::{CELL_BYTES, CELLS_AT_ONCE, ParseOptions, Parser};
+use super::{CELL_BYTES, CELLS_AT_ONCE, MAX_SERIES_KEY_BYTES, ParseOptions, Parser};
 
 /// What became of a line whose columns were looked up.
 enum Bound {
@@ -31,6 +31,7 @@ impl Parser {
     /// Takes one line without blanks around it; `column` bytes of the physical line stand before it.
     pub(super) fn take(&mut self, line: &str, column: usize, line_number: usize, options: &ParseOptions<'_>) -> Result<(), Refusal> {
         self.line.read(line).map_err(|f| Refusal::parse(format!("{} at column {}", f.reason, column + f.at + 1)))?;
+        self.check_key(line)?;
         let time = match self.line.time {
             None => Timestamp(options.arrival.0.saturating_add(line_number as i64)),
             Some(written) => options
@@ -196,6 +197,23 @@ impl Parser {
                 self.cells_to_ask_for -= more;
             }
             Err(refusal) => self.refusal = Some(refusal),
+        }
+    }
+
+    /// Refuses a line whose series key is too long, whatever its table has: each tag takes three bytes more than its value, and
+    /// each NUL in it a second one.
+    fn check_key(&self, line: &str) -> Result<(), Refusal> {
+        // A tag takes four bytes of text at least.
+        if self.line.series_len <= MAX_SERIES_KEY_BYTES / 2 {
+            return Ok(());
+        }
+        let values = self.line.tags.iter().map(|&(_, value)| self.line.text(line, value).as_bytes());
+        let bytes: usize = values.map(|value| value.len() + memchr::memchr_iter(0, value).count() + 3).sum();
+        match bytes <= MAX_SERIES_KEY_BYTES {
+            true => Ok(()),
+            false => Err(Refusal::limit(format!(
+                "series key of {bytes} bytes is longer than {MAX_SERIES_KEY_BYTES} bytes (limit max_series_key_bytes, fixed)"
+            ))),
         }
     }
 

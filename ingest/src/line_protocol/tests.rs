@@ -437,6 +437,28 @@ fn values_beyond_the_free_ones_count_among_what_is_in_flight() {
 }
 
 #[test]
+fn a_series_key_beyond_its_limit_refuses_its_line_on_both_ways() {
+    let line = |tag: &str| format!("m,a={tag},device_id=d f=1 1\n");
+    // The tag and the device take three bytes each besides their values, a NUL two.
+    let most = MAX_SERIES_KEY_BYTES - 3 - 4;
+    let limits = LineLimits { line_bytes: 2 * MAX_SERIES_KEY_BYTES, ..LineLimits::default() };
+    let nuls = "\0".repeat(most / 2);
+    for (tag, rows) in [("x".repeat(most), 1), ("x".repeat(most + 1), 0), (nuls.clone() + "x", 1), (nuls + "\0", 0)] {
+        let body = line("small") + &line(&tag).repeat(2);
+        for mut parser in [Parser::new(), Parser::without_fast_path()] {
+            let mut database = Database::default();
+            database.parse(&mut parser, line("small").as_bytes());
+            let parsed = parser.parse(body.as_bytes(), &ParseOptions { limits, ..database.options() });
+            assert_eq!((parsed.rows, parsed.refused_lines), (1 + 2 * rows, 2 - 2 * rows));
+            for line in parsed.refused {
+                assert_eq!(line.kind, RefusedKind::Limit);
+                assert!(line.reason.contains("is longer than 1048576 bytes (limit max_series_key_bytes, fixed)"), "{}", line.reason);
+            }
+        }
+    }
+}
+
+#[test]
 fn refused_lines_are_told_within_bounds() {
     let body = "x\n".repeat(MAX_REFUSED_TOLD + 7) + &"ä".repeat(2_000);
     let parsed = Parser::new().parse(body.as_bytes(), &Database::default().options());
