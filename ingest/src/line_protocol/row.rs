@@ -39,8 +39,10 @@ impl Parser {
                 .instant(written)
                 .ok_or_else(|| Refusal::parse(format!("time {written} is out of range of nanoseconds in 64 bits")))?,
         };
-        if options.cutoff.is_some_and(|cutoff| time < cutoff) {
-            return Err(Refusal { kind: RefusedKind::Retention, reason: "point is older than the retention of its database".to_owned() });
+        if let Some(cutoff) = options.cutoff.filter(|cutoff| time < *cutoff) {
+            let reason =
+                format!("point is older than the retention of its database, which has dropped all before {} (ns since 1970)", cutoff.0);
+            return Err(Refusal { kind: RefusedKind::Retention, reason });
         }
         match self.bind(line, options)? {
             Bound::Waiting => Ok(()),
