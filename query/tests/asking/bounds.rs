@@ -199,6 +199,13 @@ async fn a_function_gives_no_more_than_it_may_and_large_lists_are_not_made() {
         "SELECT repeat(note, n) FROM phone",
         "SELECT lpad(note, n, 'x') FROM phone",
         "SELECT count(*) AS n FROM phone WHERE length(repeat(device_id, 100000000)) > 0",
+        "SELECT length(replace(repeat('a', 1000), 'a', repeat('b', 60000000)))",
+        "SELECT length(replace(repeat('a', 100000), 'a', repeat('b', 100000)))",
+        "SELECT length(regexp_replace(repeat('a', 100000), '', repeat('b', 100000), 'g'))",
+        "SELECT length(replace(repeat(note, 100000), 'b', repeat('c', 100000))) FROM phone",
+        "SELECT length(regexp_replace(repeat(note, 100000), 'b', repeat('c', 100000), 'g')) FROM phone",
+        "WITH a AS (SELECT repeat(note, 10000000) AS x FROM phone), b AS (SELECT concat(x, x) AS x FROM a) SELECT length(concat(x, x, x)) FROM b",
+        "SELECT string_agg(repeat('x', 1000000), ',') FROM generate_series(1, 5000)",
     ] {
         let e = node.csv(sql, RunOptions::default()).await.unwrap_err();
         assert!(matches!(e, Error::OverMemory { .. }), "{sql}: {e:?}");
@@ -212,6 +219,8 @@ async fn a_function_gives_no_more_than_it_may_and_large_lists_are_not_made() {
         let e = node.csv(sql, RunOptions::default()).await.unwrap_err();
         assert!(matches!(e, Error::Sql { .. }), "{sql}: {e:?}");
     }
+    let replaced = "SELECT replace(note, 'b', 'cc') AS r, replace(note, '', '-') AS e, regexp_replace(note, '(a|b)', '<\\1>', 'g') AS m, concat(note, 1, NULL) AS c, concat_ws('-', note, device_id) AS w FROM phone";
+    assert_eq!(node.ask(replaced).await, "r,e,m,c,w\nacc,ab,<a><b>,ab1,ab-p1\n");
     let small = "SELECT repeat(note, 2) AS r, lpad(note, 4) AS l, rpad(note, 4, 'x') AS p FROM phone";
     assert_eq!(node.ask(small).await, "r,l,p\nabab,  ab,abxx\n");
     assert_eq!(node.ask("SELECT count(*) AS n FROM generate_series(1, 9)").await, "n\n9\n");
