@@ -21,6 +21,7 @@ pub mod client;
 pub mod commands;
 pub mod config;
 pub mod exit;
+mod huge_pages;
 pub mod listen;
 pub mod node;
 pub mod operate;

@@ -29,6 +29,7 @@ pub(super) const PARENT: &str = "ALLUVIUM_DEV_PARENT";
 
 pub(super) fn run(args: &ServeArgs, argv: &[OsString]) -> anyhow::Result<()> {
     end_with_parent()?;
+    crate::huge_pages::give_up();
     let loaded = config::load(&super::command_line(), argv, &["serve"], args.config.as_deref())?;
     let give_way = || storage::urgency::Urgency::OneAtATime.take();
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("alluvium").on_thread_start(give_way).enable_all().build()?;
