@@ -24,14 +24,14 @@ use model::{Epoch, NodeId, ReplicaId, ShardId, Term};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use storage::WritePart;
-use storage::entry::{Entry, Outcome};
+use storage::entry::{Entry, Outcome, encode_write};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::node::{Applied, Cluster};
 use crate::peer::Lane;
 use crate::peer::refusal::Refusal;
-use crate::replica::Replica;
+use crate::replica::{PART_OVERHEAD_BYTES, Replica, bytes_of};
 use crate::{Error, Result, trace};
 
 /// How long a request may look for a leader that takes it: a few elections.
@@ -441,8 +441,8 @@ fn about_leaders(error: &Error) -> bool {
 }
 
 fn encode_part(part: &WritePart) -> Bytes {
-    let mut bytes = Vec::new();
-    Entry::Write(vec![part.clone()]).encode(&mut bytes);
+    let mut bytes = Vec::with_capacity(bytes_of(part) + PART_OVERHEAD_BYTES);
+    encode_write(std::slice::from_ref(part), &mut bytes);
     bytes.into()
 }
 

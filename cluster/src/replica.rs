@@ -40,7 +40,7 @@ use crate::{Error, Result, trace};
 /// Groups of one shard on their way at once: one syncs while the other is copied and applied.
 const GROUPS_IN_FLIGHT: usize = 2;
 /// What an entry and a part of it add to their batches, at most.
-const PART_OVERHEAD_BYTES: usize = 128;
+pub(crate) const PART_OVERHEAD_BYTES: usize = 128;
 /// Bytes of batches in one part: it fits an entry alone.
 const MAX_PART_BYTES: usize = MAX_ENTRY_BYTES - 2 * PART_OVERHEAD_BYTES;
 /// Room that the log keeps for upkeep and for openraft's own entries when writes find none.
@@ -545,7 +545,8 @@ async fn form_in_time(forming: Option<Forming>) {
     tokio::task::yield_now().await;
 }
 
-fn bytes_of(part: &WritePart) -> usize {
+/// Bytes that a part takes in an entry, at most.
+pub(crate) fn bytes_of(part: &WritePart) -> usize {
     PART_OVERHEAD_BYTES + part.batches.iter().map(|b| b.encoded_len_bound() + 8).sum::<usize>()
 }
 

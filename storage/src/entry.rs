@@ -128,24 +128,31 @@ const PACK_BYTES: usize = 1 << 20;
 /// Bytes that a packed edit may have when it is unpacked, whatever it says.
 const MAX_UNPACKED_BYTES: usize = 256 << 20;
 
+/// The bytes of [`Entry::Write`] with these parts, which stay whose they are.
+pub fn encode_write(parts: &[WritePart], out: &mut Vec<u8>) {
+    out.push(FORMAT);
+    out.push(WRITE);
+    out.extend_from_slice(&(parts.len() as u32).to_le_bytes());
+    for part in parts {
+        out.extend_from_slice(&part.origin.to_le_bytes());
+        out.extend_from_slice(&part.sequence.to_le_bytes());
+        out.extend_from_slice(&part.arrived.0.to_le_bytes());
+        out.extend_from_slice(&part.range_version.0.to_le_bytes());
+        out.push(part.retry_window as u8);
+        out.extend_from_slice(&(part.batches.len() as u32).to_le_bytes());
+        part.batches.iter().for_each(|batch| batch.encode(out));
+    }
+}
+
 impl Entry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        if let Entry::Write(parts) = self {
+            return encode_write(parts, out);
+        }
         out.push(FORMAT);
         match self {
-            Entry::Write(parts) => {
-                out.push(WRITE);
-                out.extend_from_slice(&(parts.len() as u32).to_le_bytes());
-                for part in parts {
-                    out.extend_from_slice(&part.origin.to_le_bytes());
-                    out.extend_from_slice(&part.sequence.to_le_bytes());
-                    out.extend_from_slice(&part.arrived.0.to_le_bytes());
-                    out.extend_from_slice(&part.range_version.0.to_le_bytes());
-                    out.push(part.retry_window as u8);
-                    out.extend_from_slice(&(part.batches.len() as u32).to_le_bytes());
-                    part.batches.iter().for_each(|batch| batch.encode(out));
-                }
-            }
+            Entry::Write(_) => unreachable!("done above"),
             Entry::Seal => out.push(SEAL),
             Entry::Manifest(edit) => {
                 let json = serde_json::to_vec(edit).expect("an edit is plain data, written to memory");
