@@ -372,6 +372,7 @@ impl Question {
         }
         let planned = form.clone();
         let mut has_answers = false;
+        let mut made_of = None;
         let kept = form.as_ref().and_then(|(form, values)| self.engine.plans.get(scope, form, values));
         let (plan, session) = match kept {
             Some(plan) => {
@@ -392,6 +393,7 @@ impl Question {
                     }
                     _ => plan,
                 };
+                made_of = Some(logical);
                 (plan, Some(session))
             }
         };
@@ -406,7 +408,7 @@ impl Question {
         }
         match course {
             Course::There(node) if goes_whole => self.send_whole(scope, node, sql).await,
-            course => self.run_plan(scope, session, plan, &shards, course).await,
+            course => self.run_plan(scope, session, plan, made_of.as_ref(), &shards, course).await,
         }
     }
 
@@ -416,13 +418,14 @@ impl Question {
         scope: &Arc<Scope>,
         session: Option<SessionState>,
         plan: Arc<dyn ExecutionPlan>,
+        made_of: Option<&LogicalPlan>,
         shards: &BTreeSet<ShardId>,
         course: Course,
     ) -> Result<Rows> {
         match course {
             Course::Spread => {
                 let session = session.unwrap_or_else(|| self.engine.sessions.session(scope, &self.engine, self.now));
-                let (plan, session) = spread(&self.engine, scope, session, plan).await?;
+                let (plan, session) = spread(&self.engine, scope, session, plan, made_of).await?;
                 scope.await_lag();
                 shards.iter().for_each(|shard| scope.touch(*shard));
                 Ok(Rows { stream: execute_stream(plan.clone(), session.task_ctx())?, spread: Some(plan) })
@@ -516,7 +519,7 @@ impl Question {
         let steps = session.create_physical_plan(&plan).await?;
         let shards = shards_of(&steps);
         let course = self.course(scope, &shards).await?;
-        let mut rows = self.run_plan(scope, Some(session.clone()), steps, &shards, course).await?;
+        let mut rows = self.run_plan(scope, Some(session.clone()), steps, Some(&plan), &shards, course).await?;
         let mut value = ScalarValue::try_from(rows.stream.schema().field(0).data_type())?;
         let mut count = 0;
         while let Some(batch) = rows.stream.try_next().await? {

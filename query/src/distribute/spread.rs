@@ -58,8 +58,42 @@ const LAG_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes that may have arrived from one node's stage and not been used yet.
 const WAITING_BYTES: usize = 16 << 20;
 
-/// A plan for several nodes, and the session that it runs in; the plan itself if it has a step that cannot travel.
+/// A plan for several nodes, and the session that it runs in; the plan itself if it has a step that cannot travel. `logical`: what it
+/// was made of, if it may be made anew.
 pub(crate) async fn spread(
+    engine: &Inner,
+    scope: &Arc<Scope>,
+    session: SessionState,
+    plan: Arc<dyn ExecutionPlan>,
+    logical: Option<&LogicalPlan>,
+) -> std::result::Result<(Arc<dyn ExecutionPlan>, SessionState), Error> {
+    let (cut, state) = cut(engine, scope, session.clone(), plan.clone()).await?;
+    let mut refused = travels(&cut, &state).and_then(|()| sends_windows(&cut));
+    if refused.is_ok() {
+        match (mixes_without_order(&cut), logical) {
+            (Ok(()), _) => return Ok((cut, state)),
+            (Err(e), None) => refused = Err(e),
+            (Err(_), Some(logical)) => {
+                // The same without the order that its scans have: on one node it saves a sort or a hash table, between nodes it is lost.
+                let declared = scope.declares_order.swap(false, Ordering::Relaxed);
+                let unordered = session.create_physical_plan(logical).await;
+                scope.declares_order.store(declared, Ordering::Relaxed);
+                let (cut, state) = self::cut(engine, scope, session.clone(), unordered?).await?;
+                refused = travels(&cut, &state).and_then(|()| sends_windows(&cut)).and_then(|()| mixes_without_order(&cut));
+                if refused.is_ok() {
+                    return Ok((cut, state));
+                }
+            }
+        }
+    }
+    if let Err(e) = refused {
+        tracing::debug!(error = %e, "the plan cannot travel; its shards are read from afar");
+    }
+    Ok((plan, session))
+}
+
+/// A plan in stages, and the session that it runs in.
+async fn cut(
     engine: &Inner,
     scope: &Arc<Scope>,
     session: SessionState,
@@ -106,13 +140,7 @@ pub(crate) async fn spread(
     // The planner gives what is made already, whatever the logical plan is.
     let logical = LogicalPlanBuilder::empty(false).build()?;
     let cut = state.query_planner().create_physical_plan(&logical, &state).await?;
-    match travels(&cut, &state).and_then(|()| mixes_without_order(&cut)).and_then(|()| sends_windows(&cut)) {
-        Ok(()) => Ok((cut, state)),
-        Err(e) => {
-            tracing::debug!(error = %e, "the plan cannot travel; its shards are read from afar");
-            Ok((plan, state))
-        }
-    }
+    Ok((cut, state))
 }
 
 /// Whether all of a plan can be sent. Without this it would be found out by a peer that waits for its stage in vain.
@@ -308,7 +336,7 @@ pub(crate) async fn explained(
         Course::Here => return Ok(made),
         Course::There(node) => format!("sent whole to {}\n{}", name_of(&scope.cluster, node), display_plan_ascii(plan.as_ref(), false)),
         Course::Spread => {
-            let (plan, _) = spread(engine, scope, session.clone(), plan).await?;
+            let (plan, _) = spread(engine, scope, session.clone(), plan, Some(&explain.plan)).await?;
             display_plan_ascii(plan.as_ref(), false)
         }
     };
