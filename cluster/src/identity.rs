@@ -57,11 +57,8 @@ impl Identity {
     /// Reads the directory's identity, or gives it one, and counts this start. A new directory of a node that is alone
     /// gets a cluster of its own at once; of one that has `peers`, when it has found or founded it.
     pub(crate) fn take(disk: &dyn Disk, dir: &Path, name: &str, peers: bool, chance: &mut Chance) -> Result<Identity> {
-        let path = dir.join("identity");
-        let mut identity = match load(disk, &path, StateFile::Identity)? {
-            Some(payload) => {
-                serde_json::from_slice(&payload).map_err(|e| storage::Error::Corrupt { path: path.clone(), at: 0, what: e.to_string() })?
-            }
+        let mut identity = match Identity::read(disk, dir)? {
+            Some(identity) => identity,
             None => Identity {
                 cluster: (!peers).then(|| chance.number()),
                 node: NodeId(1 + (chance.number() as u64 >> (u64::BITS - NODE_BITS))),
@@ -88,6 +85,14 @@ impl Identity {
         identity.incarnation += 1;
         identity.save(disk, dir)?;
         Ok(identity)
+    }
+
+    /// What the directory says, if it says anything.
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>> {
+        let path = dir.join("identity");
+        let Some(payload) = load(disk, &path, StateFile::Identity)? else { return Ok(None) };
+        let identity = serde_json::from_slice(&payload).map_err(|e| storage::Error::Corrupt { path, at: 0, what: e.to_string() })?;
+        Ok(Some(identity))
     }
 
     /// Keeps it durably.

@@ -17,11 +17,13 @@
 //! | `group`, `log_store`, `log_record`, `state_machine` | raft's types, its log in `storage::wal`, its entries applied |
 //! | `recover` | giving up replicas that are gone for ever, on an operator's word |
 //! | `dead_leaders` | which leaders have ended, sooner than their silence tells |
+//! | `check` | what a stopped node's directory lacks |
 //! | [`trace`] | the trace that a request belongs to, on its way to other nodes |
 //! | [`tokens`] | who is let in, and what they may do |
 //! | `identity`, `state_file`, `room`, `health`, `clock`, [`metrics`] | who a directory belongs to; is there room; must it stop; what time; figures |
 
 mod bootstrap;
+mod check;
 mod clock;
 mod cutoffs;
 mod dead_leaders;
@@ -58,6 +60,7 @@ pub mod tokens;
 pub mod trace;
 mod upkeep;
 
+pub use check::check_data_dir;
 pub use error::Error;
 pub use metrics::Metrics;
 pub use moves::{Move, MoveKind, MoveState};
@@ -65,7 +68,6 @@ pub use node::{Agreed, Applied, Clock, Cluster, ClusterOptions, GONE_AFTER, Peer
 pub use nodes::{NodeInfo, NodeState, Roles};
 pub use recover::{Held, Recovered};
 pub use shard_map::ShardMap;
-pub use state_file::check_state_files;
 pub use storage::entry::{Outcome, RetryWindow, WritePart};
 pub use tokens::{Access, Forbidden, Permission, Token, TokenHash};
 

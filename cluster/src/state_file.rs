@@ -90,7 +90,7 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, kind: StateFile) -> Result<Opti
 }
 
 /// Reads every state file of a data directory, for people who check a stopped one; gives those that are damaged.
-pub fn check_state_files(disk: &dyn Disk, data_dir: &Path) -> Vec<(PathBuf, crate::Error)> {
+pub(crate) fn check_state_files(disk: &dyn Disk, data_dir: &Path) -> Vec<(PathBuf, crate::Error)> {
     let mut files = vec![
         (data_dir.join("identity"), StateFile::Identity),
         (data_dir.join("replicas"), StateFile::Replicas),

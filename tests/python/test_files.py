@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import duckdb
 
@@ -76,3 +77,46 @@ def test_doctor_finds_nothing_wrong_in_a_stopped_directory_and_a_flipped_bit_in_
     damaged = server.run("doctor", server.data_dir)
     assert damaged.returncode == 1
     assert path.name in damaged.stdout + damaged.stderr
+
+
+def without(part):
+    """Removes a file or a folder of a directory."""
+    def remove(directory):
+        path = directory / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return path
+    return remove
+
+
+def bad_slot(part):
+    """Flips a bit in the second slot of a log's hard state."""
+    def flip(directory):
+        path = directory / part / "hard_state"
+        content = bytearray(path.read_bytes())
+        content[4096 + 70] ^= 1
+        path.write_bytes(content)
+        return path
+    return flip
+
+
+def test_doctor_names_what_is_missing(server, tmp_path):
+    write_mixed_rows(server)
+    server.sql("FLUSH", db="home")
+    assert server.stop() == 0
+    assert server.run("doctor", server.data_dir).returncode == 0
+    damages = [
+        without("identity"),
+        without("meta"),
+        without("shards/0"),
+        without("shards/0/wal"),
+        without("shards/0/replica"),
+        without("shards/0/data/MANIFEST"),
+        bad_slot("shards/0/wal"),
+        bad_slot("meta/wal"),
+    ]
+    for number, damage in enumerate(damages):
+        directory = tmp_path / f"copy-{number}"
+        shutil.copytree(server.data_dir, directory)
+        path = damage(directory)
+        told = server.run("doctor", directory)
+        assert told.returncode == 1 and f"damaged  {path}" in told.stdout, (path, told.stdout, told.stderr)

@@ -1,8 +1,8 @@
 //! `alluvium doctor DIR`: checks every checksum of a stopped data directory. It changes nothing.
 //!
-//! Looked at: the node's and replicas' identity and the metadata group's saved state, every record of every log, every
-//! manifest, every byte of every live Parquet file. What a crash leaves behind (a torn tail, files that no manifest names) is
-//! told, but is no damage: the next start tidies it up.
+//! Looked at: the node's and replicas' identity and the metadata group's saved state, every record of every log and both
+//! copies of its vote, every manifest, every byte of every live Parquet file, and whether what these say is here is here. What a
+//! crash leaves behind (a torn tail, files that no manifest names) is told, but is no damage: the next start tidies it up.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -32,8 +32,8 @@ pub(super) struct DoctorArgs {
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let dir = &args.dir;
     anyhow::ensure!(
-        dir.join("shards").is_dir() || dir.join("meta").is_dir(),
-        "{} is no data directory of alluvium: it has neither shards nor meta",
+        ["shards", "meta", "identity"].iter().any(|name| dir.join(name).exists()),
+        "{} is no data directory of alluvium: it has neither shards nor meta nor an identity",
         dir.display()
     );
     let _stopped = DirLock::take(dir)?;
@@ -85,7 +85,7 @@ struct Visit {
 
 impl Visit {
     fn state_files(&mut self, dir: &Path) {
-        for (path, error) in cluster::check_state_files(&*self.disk, dir) {
+        for (path, error) in cluster::check_data_dir(&self.disk, dir) {
             self.damaged(&path, &error);
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -21,12 +21,14 @@ use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use storage::disk::Disk;
+use storage::wal;
 use tokio::sync::watch;
 
+use super::command::Command;
 use super::state::State;
 use crate::Result;
 use crate::group::{Answer, Content, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, log_id};
-use crate::log_record::{decode_membership, encode_membership};
+use crate::log_record::{NORMAL, decode_membership, encode_membership};
 use crate::state_file::{self, StateFile};
 
 /// What the group's readers see: the newest state, and how far it has come.
@@ -111,6 +113,21 @@ impl MetadataMachine {
             machine.restore(&payload).map_err(|e| storage::Error::Corrupt { path: machine.path.clone(), at: 0, what: e.to_string() })?;
         }
         Ok((machine, published))
+    }
+
+    /// The state as a stopped node left it in its folder: what was saved, and what the log holds beyond that, whether it
+    /// was agreed on or not. Changes nothing.
+    pub(crate) fn left_behind(disk: &Arc<dyn Disk>, dir: &Path) -> Result<State> {
+        let (mut machine, _) = MetadataMachine::open(disk.clone(), dir.join("snapshot"))?;
+        let log = wal::survey(&**disk, &dir.join("wal"))?;
+        let next = machine.next();
+        for record in log.records(&**disk)?.iter().filter(|record| record.kind == NORMAL && record.index.0 >= next) {
+            let undone = |source| storage::Error::BadEntry { index: record.index.0, source };
+            for command in Command::decode(&record.payload).map_err(undone)? {
+                machine.state.apply(&command);
+            }
+        }
+        Ok(machine.state)
     }
 
     fn restore(&mut self, payload: &[u8]) -> io::Result<()> {

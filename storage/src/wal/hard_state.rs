@@ -115,7 +115,7 @@ impl HardState {
     pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<HardState> {
         let path = HardState::path_in(dir);
         let file = disk.segment(&path, FILE_BYTES).map_err(|e| Error::io("open", &path, e))?;
-        let (saved, stale) = newest(&path, |at, bytes| file.read(at, bytes))?;
+        let (saved, stale) = newest(&path, &slots(&path, |at, bytes| file.read(at, bytes))?)?;
         let mut state = HardState { file, path, saved, first_slot: stale.unwrap_or(0) };
         if stale.is_some() {
             state.save(|_| {})?;
@@ -123,11 +123,18 @@ impl HardState {
         Ok(state)
     }
 
-    /// What the file says; mends nothing.
-    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Saved> {
+    /// What the file says, and what is wrong with it all the same; mends nothing.
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<(Saved, Option<Error>)> {
         let path = HardState::path_in(dir);
         let file = disk.open(&path).map_err(|e| Error::io("open", &path, e))?;
-        Ok(newest(&path, |at, bytes| file.read_exact_at(bytes, at))?.0)
+        let slots = slots(&path, |at, bytes| file.read_exact_at(bytes, at))?;
+        let saved = newest(&path, &slots)?.0;
+        let bad = slots.iter().position(Option::is_none).map(|slot| Error::Corrupt {
+            path,
+            at: slot as u64 * SLOT_BYTES as u64,
+            what: format!("the checksum of slot {slot} does not match: the other one counts, and if it is lost too, the log cannot be opened (a start mends it)"),
+        });
+        Ok((saved, bad))
     }
 
     pub(super) fn saved(&self) -> &Saved {
@@ -151,14 +158,18 @@ impl HardState {
     }
 }
 
-/// The slot that counts, and the number of one that does not say the same.
-fn newest(path: &Path, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> Result<(Saved, Option<u64>)> {
-    let mut slots = Vec::with_capacity(2);
-    for slot in 0..2 {
+/// What the two slots say; none where one is torn or rotten.
+fn slots(path: &Path, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> Result<Vec<Option<Saved>>> {
+    let slot = |slot: u64| {
         let mut bytes = vec![0; SLOT_BYTES];
         read(slot * SLOT_BYTES as u64, &mut bytes).map_err(|e| Error::io("read", path, e))?;
-        slots.push(Saved::decode(&bytes, path)?);
-    }
+        Saved::decode(&bytes, path)
+    };
+    (0..2).map(slot).collect()
+}
+
+/// The slot that counts, and the number of one that does not say the same.
+fn newest(path: &Path, slots: &[Option<Saved>]) -> Result<(Saved, Option<u64>)> {
     let Some(saved) = slots.iter().flatten().max_by_key(|saved| saved.counter).cloned() else {
         return Err(Error::Corrupt { path: path.to_owned(), at: 0, what: "neither of its two slots has the right checksum".to_owned() });
     };

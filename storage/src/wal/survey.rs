@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use model::LogIndex;
 
+use super::Record;
 use super::hard_state::HardState;
+use super::record;
 use super::recovery::{self, Chain};
-use super::segment;
+use super::segment::{self, HEADER_BYTES, Header};
 use crate::disk::Disk;
 use crate::{Error, Result};
 
@@ -38,8 +41,34 @@ pub struct SegmentSurvey {
 pub struct LogSurvey {
     /// Its segments, oldest first, up to the first damage.
     pub segments: Vec<SegmentSurvey>,
+    /// What its user keeps beside it; `None`: the log was not founded yet.
+    pub hard_state: Option<Bytes>,
     /// The first damage; what lies behind it was not looked at.
     pub damage: Option<Error>,
+}
+
+impl LogSurvey {
+    /// The records that were seen, in order; for short logs: all of them are held at once.
+    pub fn records(&self, disk: &dyn Disk) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for segment in &self.segments {
+            let path = &segment.path;
+            let bytes = disk.read(path).map_err(|e| Error::io("read", path, e))?;
+            let corrupt = |at: usize, what: String| Error::Corrupt { path: path.clone(), at: at as u64, what };
+            let header = bytes.first_chunk().ok_or_else(|| corrupt(0, "it is shorter than its header".to_owned()))?;
+            let seed = record::seed(Header::decode(header, path)?.epoch);
+            let mut at = HEADER_BYTES as usize;
+            while at < segment.used_bytes as usize {
+                let found = record::decode(&bytes[at..], seed).map_err(|reason| corrupt(at, reason.to_string()))?;
+                if !found.is_mark() {
+                    let payload = Bytes::copy_from_slice(found.payload);
+                    records.push(Record { kind: found.head.kind, term: found.head.term, index: found.head.index, payload });
+                }
+                at += found.size;
+            }
+        }
+        Ok(records)
+    }
 }
 
 /// Reads every record of the log in `dir`. An error is one of reading; damage is part of the answer.
@@ -49,15 +78,15 @@ pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<LogSurvey> {
         segments.extend(segment::number_of(&path).map(|number| (number, path)));
     }
     segments.sort();
-    let mut log = LogSurvey { segments: Vec::new(), damage: None };
-    match survey_segments(disk, dir, &segments, &mut log.segments) {
+    let mut log = LogSurvey { segments: Vec::new(), hard_state: None, damage: None };
+    match survey_segments(disk, dir, &segments, &mut log) {
         Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. })) => log.damage = Some(error),
         other => other?,
     }
     Ok(log)
 }
 
-fn survey_segments(disk: &dyn Disk, dir: &Path, found: &[(u64, PathBuf)], seen: &mut Vec<SegmentSurvey>) -> Result<()> {
+fn survey_segments(disk: &dyn Disk, dir: &Path, found: &[(u64, PathBuf)], log: &mut LogSurvey) -> Result<()> {
     let path = HardState::path_in(dir);
     let has_hard_state = disk.list(dir).map_err(|e| Error::io("list", dir, e))?.contains(&path);
     if !has_hard_state {
@@ -67,7 +96,8 @@ fn survey_segments(disk: &dyn Disk, dir: &Path, found: &[(u64, PathBuf)], seen: 
             Some(_) => Err(Error::Corrupt { path, at: 0, what: "it is missing beside the log's segments".to_owned() }),
         };
     }
-    let saved = HardState::read(disk, dir)?;
+    let (saved, bad_slot) = HardState::read(disk, dir)?;
+    log.hard_state = Some(saved.blob.clone().into());
     // A truncation that a crash interrupted: what lies behind its place is finished off by the next start.
     let cut = saved.cut;
     let found: Vec<&(u64, PathBuf)> = found.iter().filter(|(number, _)| cut.is_none_or(|(last, _)| *number <= last)).collect();
@@ -76,13 +106,14 @@ fn survey_segments(disk: &dyn Disk, dir: &Path, found: &[(u64, PathBuf)], seen: 
         let newest = i + 1 == found.len();
         let end = cut.filter(|(segment, _)| segment == number).map(|(_, offset)| offset);
         let limits = recovery::Limits { identity: saved.identity, durable_end: saved.durable_end, end };
-        seen.push(recovery::look_at(disk, path, *number, newest, &limits, &mut chain)?);
+        log.segments.push(recovery::look_at(disk, path, *number, newest, &limits, &mut chain)?);
     }
     if found.is_empty() && saved.durable_end > 0 {
         let what = format!("records before {} were durable, but there is no segment", saved.durable_end);
         return Err(Error::Corrupt { path: dir.to_owned(), at: 0, what });
     }
-    Ok(())
+    // Last: the records can be read all the same.
+    bad_slot.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
