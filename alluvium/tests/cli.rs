@@ -446,3 +446,23 @@ fn answers_of_several_statements_stand_on_lines_of_their_own() {
     let node = RunningNode::start(dir.path(), &[]);
     assert_eq!(node.ask(&["sql", "--format", "json", "SELECT 1 AS a; SELECT 2 AS b"]).done(), "[{\"a\":1}]\n[{\"b\":2}]\n");
 }
+
+#[test]
+fn ctrl_c_ends_a_write_that_waits_for_its_input_and_tells_what_was_not_sent() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = RunningNode::start(dir.path(), &[]);
+    let mut write = alluvium(&["write", "--url", &node.url, "--batch", "2"]);
+    let mut write = write.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    // It stays open: the program waits for more.
+    let mut input = write.stdin.take().expect("piped");
+    input.write_all(b"m v=1 1\nm v=2 2\nm v=3 3\nm v=4").expect("the program reads");
+    while node.ask(&["sql", "SELECT count(*) AS n FROM m"]).out != "n\n2\n" {}
+    node.ask(&["sql", "SELECT 1"]).done();
+    let pid = rustix::process::Pid::from_child(&write);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let output = write.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("2 lines were read and not sent") && told.contains("stored 2 lines"), "{told}");
+    drop(input);
+}

@@ -88,7 +88,12 @@ pub fn run(mut argv: Vec<OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(&args, &argv),
         Command::Demo(args) => client_runtime().and_then(|r| r.block_on(demo::run(args))),
         Command::Sql(args) => sql::run(args),
-        Command::Write(args) => client_runtime().and_then(|r| r.block_on(write::run(args))),
+        Command::Write(args) => client_runtime().and_then(|runtime| {
+            let done = runtime.block_on(write::run(args));
+            // A read of a terminal or a pipe may never return, and nobody waits for it any more.
+            runtime.shutdown_background();
+            done
+        }),
         Command::Simulate(args) => client_runtime().and_then(|r| r.block_on(interruptible(simulate::run(args)))),
         Command::Cluster(args) => cluster::run(args),
         Command::Inspect(args) => inspect::run(&args),

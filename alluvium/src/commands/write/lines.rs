@@ -4,6 +4,8 @@
 //! the server's to say.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 
@@ -31,11 +33,14 @@ pub(super) struct Batches {
     text: Vec<u8>,
     ended: bool,
     next_line: u64,
+    /// Lines of the batch that is being read, a line whose end is not here yet included.
+    gathered: Arc<AtomicU64>,
 }
 
 impl Batches {
-    pub(super) fn new(input: Box<dyn Read + Send>, most_lines: usize) -> Batches {
-        Batches { input, most_lines, text: Vec::new(), ended: false, next_line: 1 }
+    /// `gathered` tells at any time how many lines were read that are in no batch yet.
+    pub(super) fn new(input: Box<dyn Read + Send>, most_lines: usize, gathered: Arc<AtomicU64>) -> Batches {
+        Batches { input, most_lines, text: Vec::new(), ended: false, next_line: 1, gathered }
     }
 
     /// The next batch that has lines; `None` at the end.
@@ -60,12 +65,14 @@ impl Batches {
             if full || self.ended {
                 break;
             }
+            self.gathered.store(lines + u64::from(is_point(&self.text[end..])), Relaxed);
             let filled = self.text.len();
             self.text.resize(filled + READ_BYTES, 0);
             let read = self.input.read(&mut self.text[filled..])?;
             self.text.truncate(filled + read);
             self.ended = read == 0;
         }
+        self.gathered.store(0, Relaxed);
         let first_line = self.next_line;
         let text = self.take(end);
         Ok((lines > 0).then_some(Batch { text, lines, first_line }))
@@ -147,7 +154,7 @@ mod tests {
     use super::*;
 
     fn batches(text: &str, most_lines: usize) -> Vec<(String, u64, u64)> {
-        let mut batches = Batches::new(Box::new(io::Cursor::new(text.as_bytes().to_vec())), most_lines);
+        let mut batches = Batches::new(Box::new(io::Cursor::new(text.as_bytes().to_vec())), most_lines, Arc::default());
         std::iter::from_fn(|| batches.next_batch().unwrap())
             .map(|b| (String::from_utf8(b.text.to_vec()).unwrap(), b.lines, b.first_line))
             .collect()

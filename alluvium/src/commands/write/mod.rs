@@ -3,13 +3,15 @@
 //! One batch is in flight at a time, so that lines arrive in the order of the file: of two lines of one row the later
 //! wins. A batch without a clear answer (503, a broken connection) is sent again with the same `Idempotency-Key`, so
 //! that lines without a time are not stored twice either. Lines that the server refuses are printed with the place they
-//! come from; the others of the batch are stored.
+//! come from; the others of the batch are stored. Ctrl-C ends it at once and tells what was read and not sent.
 
 mod lines;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -62,6 +64,24 @@ struct Tally {
     stored: u64,
     refused: u64,
     resent: u64,
+    /// Of the batch that has no answer yet.
+    under_way: u64,
+    /// Read, and in no batch yet.
+    gathered: Arc<AtomicU64>,
+}
+
+impl Tally {
+    /// What becomes of the lines that a Ctrl-C leaves behind; nothing where there are none.
+    fn tell_left_behind(&self, out: &mut impl Write) -> io::Result<()> {
+        let gathered = self.gathered.load(Relaxed);
+        if self.under_way > 0 {
+            writeln!(out, "{} lines were under way: whether they are stored is not known", thousands(self.under_way))?;
+        }
+        if gathered > 0 {
+            writeln!(out, "{} lines were read and not sent", thousands(gathered))?;
+        }
+        Ok(())
+    }
 }
 
 pub(super) async fn run(args: WriteArgs) -> anyhow::Result<()> {
@@ -72,6 +92,9 @@ pub(super) async fn run(args: WriteArgs) -> anyhow::Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let rate = tally.stored as f64 / seconds.max(1e-3);
     let told = format!("stored {} lines in {seconds:.1} s · {} lines/s", thousands(tally.stored), thousands(rate as u64));
+    if matches!(&result, Err(error) if matches!(error.downcast_ref(), Some(Exit::Interrupted))) {
+        tally.tell_left_behind(&mut err)?;
+    }
     match result {
         Ok(()) => writeln!(err, "{told}")?,
         // Where nobody ever answered there is nothing to sum up.
@@ -103,7 +126,7 @@ async fn send_all(args: &WriteArgs, tally: &mut Tally) -> anyhow::Result<()> {
             let file = File::open(input).with_context(|| format!("could not open {}", input.display()))?;
             (input.display().to_string(), Box::new(file))
         };
-        let mut batches = Batches::new(reader, args.batch as usize);
+        let mut batches = Batches::new(reader, args.batch as usize, tally.gathered.clone());
         loop {
             // Reading may block for ever on a terminal or a pipe: not on the thread that listens for Ctrl-C.
             let next;
@@ -137,7 +160,10 @@ impl Sender<'_> {
         let body = if self.args.gzip { compressed(&batch.text) } else { batch.text.clone() };
         let key = format!("{:032x}-{}", self.run, self.batches);
         self.batches += 1;
-        match self.until_answered(body, &key, tally).await {
+        tally.under_way = batch.lines;
+        let answered = self.until_answered(body, &key, tally).await;
+        tally.under_way = 0;
+        match answered {
             Ok(()) => tally.stored += batch.lines,
             Err(error) => {
                 let client::Error::Refused(refused) = &error else { return Err(error.into()) };
