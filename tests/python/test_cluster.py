@@ -162,6 +162,13 @@ def test_a_shard_that_lost_its_majority_for_ever_goes_on_with_what_is_left(tmp_p
         assert halves
         for node in dead:
             cluster.kill(node)
+        told = subprocess.run([PROGRAM, "cluster", "status", "--url", cluster.url("ingest-1"), "--format", "jsonl"],
+                              capture_output=True, text=True, timeout=PATIENCE_S)
+        assert told.returncode == 1 and "shards cannot be written or read" in told.stderr, told.stdout + told.stderr
+        rows = [json.loads(line) for line in told.stdout.splitlines()]
+        assert {row["node"]: row["leads"] for row in rows if row.get("state") == "does not answer"} == dict.fromkeys(dead, 0)
+        states = {row["shard"]: row["state"] for row in rows if "shard" in row}
+        assert all("has no majority" in states[shard] for shard in halves), states
         for shard in halves:
             done = subprocess.run([*recover, "--accept-loss", str(shard)], capture_output=True, text=True, timeout=PATIENCE_S)
             assert done.returncode == 0, done.stderr

@@ -105,6 +105,7 @@ async fn status_of_cluster(cluster: &Cluster) -> Status {
                 .map(|node| names.get(node).map_or_else(|| node.to_string(), |n| (*n).to_owned()))
                 .collect(),
             leader: s.leader,
+            silent_leader: None,
             replicas: s.replicas,
             term: s.term.0,
             applied: s.applied.map(|index| index.0),
@@ -113,7 +114,9 @@ async fn status_of_cluster(cluster: &Cluster) -> Status {
             stopped: s.stopped,
         })
         .collect();
-    Status { cluster: format!("{:032x}", cluster.cluster_id()), nodes, shards }
+    let mut status = Status { cluster: format!("{:032x}", cluster.cluster_id()), nodes, shards };
+    status.unseat_silent_leaders();
+    status
 }
 
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Refused> {

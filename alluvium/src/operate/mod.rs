@@ -46,8 +46,11 @@ pub struct NodeStatus {
 pub struct ShardStatus {
     /// Its number.
     pub shard: u32,
-    /// The node that leads it.
+    /// The node that leads it; nobody where that node does not answer.
     pub leader: Option<String>,
+    /// The node that led it when it was last heard of, if that does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_leader: Option<String>,
     /// The nodes that hold it now.
     pub replicas: Vec<String>,
     /// The nodes that should hold it; where they differ, it is on its way.
@@ -65,6 +68,34 @@ pub struct ShardStatus {
 }
 
 impl Status {
+    /// A leader that does not answer leads nothing: the others have heard of no new one yet, or cannot elect one.
+    pub fn unseat_silent_leaders(&mut self) {
+        for shard in &mut self.shards {
+            let nodes = &self.nodes;
+            shard.silent_leader = shard.leader.take_if(|leader| !nodes.iter().any(|n| n.name == *leader && n.answers));
+        }
+    }
+
+    /// Why a shard can not be written and read, if it cannot.
+    pub fn trouble(&self, shard: &ShardStatus) -> Option<String> {
+        if let Some(why) = &shard.stopped {
+            return Some(format!("stopped: {why}"));
+        }
+        let answers = |name: &&String| self.nodes.iter().any(|n| n.name == **name && n.answers);
+        let mut silent: Vec<&str> = shard.replicas.iter().filter(|name| !answers(name)).map(String::as_str).collect();
+        silent.sort_unstable();
+        let replicas = shard.replicas.len();
+        if replicas > 0 && (replicas - silent.len()) * 2 <= replicas {
+            let answer = if silent.len() == 1 { "does not answer" } else { "do not answer" };
+            return Some(format!("has no majority: of {replicas} replicas {} {answer}", silent.join(" ")));
+        }
+        match (&shard.leader, &shard.silent_leader) {
+            (None, Some(leader)) => Some(format!("has no leader: {leader} does not answer")),
+            (None, None) => Some("has no leader".to_owned()),
+            (Some(_), _) => None,
+        }
+    }
+
     fn storage_node(&self, name: &str) -> Result<&NodeStatus, String> {
         let node = self.nodes.iter().find(|n| n.name == name && n.state != "gone").ok_or_else(|| format!("there is no node '{name}'"))?;
         match node.roles.split(',').any(|role| role == "storage") {
@@ -143,6 +174,7 @@ mod tests {
         let shard = ShardStatus {
             shard: 7,
             leader: Some(names[0].clone()),
+            silent_leader: None,
             replicas: names.clone(),
             placed: names,
             term: 1,
@@ -153,6 +185,29 @@ mod tests {
         };
         let nodes = ["a", "b", "c", "d"].map(|n| node(n, "storage", "active")).to_vec();
         Status { cluster: String::new(), nodes, shards: vec![shard] }
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_leads_nothing_and_half_of_the_replicas_are_no_majority() {
+        let mut status = status(&["a", "b", "c"]);
+        let told = |status: &mut Status, silent: &[&str]| {
+            status.nodes.iter_mut().for_each(|n| n.answers = !silent.contains(&n.name.as_str()));
+            status.shards[0].leader = Some("a".to_owned());
+            status.unseat_silent_leaders();
+            (status.shards[0].leader.clone(), status.trouble(&status.shards[0]).unwrap_or_default())
+        };
+        let a = || Some("a".to_owned());
+        assert_eq!(told(&mut status, &[]), (a(), String::new()));
+        assert_eq!(told(&mut status, &["c", "d"]), (a(), String::new()));
+        assert_eq!(told(&mut status, &["a"]), (None, "has no leader: a does not answer".to_owned()));
+        assert_eq!(told(&mut status, &["b", "c"]), (a(), "has no majority: of 3 replicas b c do not answer".to_owned()));
+        assert_eq!(told(&mut status, &["a", "b", "c"]).0, None);
+        status.shards[0].replicas = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(told(&mut status, &["b"]), (a(), "has no majority: of 2 replicas b does not answer".to_owned()));
+        status.shards[0].leader = None;
+        status.shards[0].replicas.clear();
+        status.shards[0].silent_leader = None;
+        assert_eq!(status.trouble(&status.shards[0]).as_deref(), Some("has no leader"));
     }
 
     #[test]

@@ -168,7 +168,7 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<()> {
         }
         rows::print(&mut out, format, &SHARD, &shards_of(&status))?;
     }
-    let troubled = status.shards.iter().filter(|s| s.leader.is_none() || s.stopped.is_some()).count();
+    let troubled = status.shards.iter().filter(|s| status.trouble(s).is_some()).count();
     match troubled {
         0 => Ok(()),
         some => Err(Exit::Failed(format!("{some} of {} shards cannot be written or read", status.shards.len())).into()),
@@ -204,11 +204,10 @@ fn shards_of(status: &Status) -> Vec<Value> {
         placed.sort();
         let mut replicas = s.replicas.clone();
         replicas.sort();
-        let state = match (&s.stopped, &s.leader) {
-            (Some(why), _) => format!("stopped: {why}"),
-            (None, None) => "has no leader".to_owned(),
+        let state = match (status.trouble(s), &s.leader) {
+            (Some(trouble), _) => trouble,
             (None, Some(leader)) if placed != replicas || !placed.contains(leader) => format!("moves to {}", s.placed.join(" ")),
-            (None, Some(_)) => "fine".to_owned(),
+            (None, _) => "fine".to_owned(),
         };
         json!({
             "shard": s.shard, "leader": s.leader, "replicas": replicas.join(" "), "term": s.term, "applied": s.applied,
