@@ -13,6 +13,8 @@
 
 use cluster::Permission;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use model::Catalog;
+use model::schema::DEFAULT_DATABASE;
 
 use crate::Result;
 use crate::allowed::refuse;
@@ -55,10 +57,37 @@ pub(crate) enum Command {
     KillQuery {
         id: u64,
     },
-    /// A question in other words.
+    /// A question in other words, and what must be there for it to have an answer.
     Show {
         sql: String,
+        of: Option<Shown>,
     },
+}
+
+/// What a `SHOW` asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub database: String,
+    /// One of its tables; `None`: all of them.
+    pub table: Option<String>,
+}
+
+impl Shown {
+    /// Refuses what is not there in the words in which any other question about it is refused.
+    pub(crate) fn check(&self, catalog: &Catalog) -> Result<()> {
+        let Shown { database, table } = self;
+        let known = catalog.database(database);
+        if let Some(table) = table
+            && !known.is_some_and(|database| database.tables.contains_key(table.as_str()))
+        {
+            return Err(Error::sql(format!("table '{database}.{table}' not found")));
+        }
+        // A new node has no database yet; the default one is there for whoever asks.
+        match known.is_some() || database == DEFAULT_DATABASE {
+            true => Ok(()),
+            false => Err(Error::NoDatabase { name: database.clone() }),
+        }
+    }
 }
 
 impl Command {
@@ -131,22 +160,25 @@ pub(crate) fn parse(tokens: &[TokenWithSpan], database: &str) -> Result<Option<C
             let id = words.literal().and_then(|n| n.parse().ok());
             Command::KillQuery { id: id.ok_or_else(|| words.wrong("the query's number (see system.queries)"))? }
         }
-        "SHOW" if words.take("DATABASES") => show("SELECT database FROM system.databases ORDER BY database".to_owned()),
-        "SHOW" if words.take("QUERIES") => show("SELECT * FROM system.queries ORDER BY query_id".to_owned()),
+        "SHOW" if words.take("DATABASES") => show("SELECT database FROM system.databases ORDER BY database".to_owned(), None),
+        "SHOW" if words.take("QUERIES") => show("SELECT * FROM system.queries ORDER BY query_id".to_owned(), None),
         "SHOW" if words.take("TABLES") => {
             let of = if words.take("FROM") || words.take("IN") { words.name("the database's name")? } else { database.to_owned() };
-            show(format!("SELECT \"table\" FROM system.tables WHERE database = {} ORDER BY \"table\"", quoted(&of)))
+            let sql = format!("SELECT \"table\" FROM system.tables WHERE database = {} ORDER BY \"table\"", quoted(&of));
+            show(sql, Some(Shown { database: of, table: None }))
         }
         "SHOW" if words.take("COLUMNS") => {
             if !words.take("FROM") {
                 words.demand("IN")?;
             }
             let name = words.table_name()?;
-            show(format!(
+            let of = name.database.unwrap_or_else(|| database.to_owned());
+            let sql = format!(
                 "SELECT \"column\", kind, type FROM system.columns WHERE database = {} AND \"table\" = {} ORDER BY position",
-                quoted(name.database.as_deref().unwrap_or(database)),
+                quoted(&of),
                 quoted(&name.table)
-            ))
+            );
+            show(sql, Some(Shown { database: of, table: Some(name.table) }))
         }
         "EXPLAIN" => {
             let _ = words.take("ANALYZE");
@@ -169,8 +201,8 @@ pub(crate) fn parse(tokens: &[TokenWithSpan], database: &str) -> Result<Option<C
     Ok(Some(command))
 }
 
-fn show(sql: String) -> Command {
-    Command::Show { sql }
+fn show(sql: String, of: Option<Shown>) -> Command {
+    Command::Show { sql, of }
 }
 
 fn quoted(text: &str) -> String {
@@ -482,7 +514,7 @@ mod tests {
                 continue;
             };
             match parse(&tokens, "it's \"mine\"") {
-                Ok(Some(Command::Show { sql })) => {
+                Ok(Some(Command::Show { sql, .. })) => {
                     assert!(crate::limits::tokens(&sql, 1 << 20).is_ok(), "{text:?}: {sql}");
                     commands += 1;
                 }

@@ -341,8 +341,9 @@ impl Question {
                 access.check(Permission::Read, Some(&self.database))?;
                 self.execute(scope, attempt, &self.sql, &tokens).await
             }
-            Some(Command::Show { sql }) => {
+            Some(Command::Show { sql, of }) => {
                 access.check(Permission::Read, Some(&self.database))?;
+                of.map_or(Ok(()), |of| of.check(&scope.catalog))?;
                 let tokens = limits::tokens(&sql, self.engine.options.max_sql_bytes)?;
                 self.execute(scope, attempt, &sql, &tokens).await
             }
