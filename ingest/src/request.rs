@@ -98,12 +98,25 @@ impl Asked<'_> {
         };
         let mut database = self.database.map_or_else(|| DEFAULT_DATABASE.to_owned(), Cow::into_owned);
         // As InfluxDB 3 does: a retention policy other than the default one is a database of its own.
-        if let Some(policy) = self.retention_policy.filter(|p| !matches!(&**p, "autogen" | "default")) {
+        if let Some(policy) = self.retention_policy.filter(|p| !is_default_policy(p)) {
             database = format!("{database}/{policy}");
+        }
+        // As InfluxDB 1 calls its databases and policies where it speaks like InfluxDB 2.
+        if dialect == Dialect::InfluxV2
+            && let Some((plain, policy)) = database.rsplit_once('/')
+            && !plain.is_empty()
+            && is_default_policy(policy)
+        {
+            database.truncate(plain.len());
         }
         check_database_name(&database)?;
         Ok(WriteRequest { dialect, database, precision, accept_partial })
     }
+}
+
+/// Whether a retention policy is the one that every database of InfluxDB 1 begins with, or none.
+fn is_default_policy(name: &str) -> bool {
+    matches!(name, "autogen" | "default" | "")
 }
 
 /// Refuses parameters that name a database and are no percent-encoded UTF-8: read with replacement letters, two different
@@ -209,7 +222,21 @@ mod tests {
     fn a_retention_policy_is_a_database_of_its_own() {
         assert_eq!(read("/write", "db=d&rp=autogen").database, "d");
         assert_eq!(read("/write", "db=d&rp=default").database, "d");
+        assert_eq!(read("/write", "rp=&db=d").database, "d");
         assert_eq!(read("/write", "rp=two_weeks&db=d").database, "d/two_weeks");
+        for (bucket, database) in [
+            ("d/autogen", "d"),
+            ("d/default", "d"),
+            ("d/", "d"),
+            ("d/two_weeks", "d/two_weeks"),
+            ("/autogen", "/autogen"),
+            ("autogen", "autogen"),
+        ] {
+            assert_eq!(read("/api/v2/write", &format!("bucket={bucket}")).database, database, "{bucket}");
+        }
+        // Elsewhere a policy has a parameter of its own, or none.
+        assert_eq!(read("/write", "db=d/autogen").database, "d/autogen");
+        assert_eq!(read("/api/v3/write_lp", "db=d/autogen").database, "d/autogen");
     }
 
     #[test]
