@@ -179,6 +179,8 @@ fn what_is_refused_says_so_in_the_words_of_its_endpoint() {
     assert!(v3.text.contains(r#""code":"forbidden","message":"token 'reader' may not write to database 'home'""#), "{}", v3.text);
     let v1 = ask(&node, "POST", "/write", &format!("db=home&u=any&p={ROOT}"), "m v=1 2", None);
     assert_eq!(v1.status, 204, "{}", v1.text);
+    let v1 = ask(&node, "POST", "/write", &format!("db=home&u=any&p={ROOT}"), "m v=1 2", Some("wrong"));
+    assert_eq!(v1.status, 204, "the parameter goes before the header: {}", v1.text);
 }
 
 #[test]

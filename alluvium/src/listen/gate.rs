@@ -1,8 +1,8 @@
 //! Who may come in.
 //!
 //! While there are no tokens, whoever names no foreign host may do everything, on loopback and nowhere else. As soon
-//! as there is one, every request but a probe's shows a token: `Authorization: Bearer T`, `Token T` or `Basic any:T`, and
-//! `?p=T` where InfluxDB 1's clients put it. What a token allows is checked by whoever knows the request's database; the
+//! as there is one, every request but a probe's shows a token: `Authorization: Bearer T`, `Token T` or `Basic any:T`, or
+//! `?p=T` where InfluxDB 1's clients put it, which then counts whatever the header says. What a token allows is checked by whoever knows the request's database; the
 //! gate leaves an [`Access`] among the request's extensions.
 
 use std::borrow::Cow;
@@ -94,6 +94,12 @@ impl Gate {
 
 /// The token that a request shows, wherever it does.
 fn shown<'a>(headers: &'a HeaderMap, path: &str, query: &'a str) -> Option<Cow<'a, str>> {
+    if matches!(path, "/write" | "/query") {
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        if let Some((_, password)) = pairs.find(|(name, value)| name == "p" && !value.is_empty()) {
+            return Some(password);
+        }
+    }
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, rest) = value.to_str().ok()?.trim().split_once(' ')?;
         let rest = rest.trim();
@@ -103,14 +109,10 @@ fn shown<'a>(headers: &'a HeaderMap, path: &str, query: &'a str) -> Option<Cow<'
         }
         if scheme.eq_ignore_ascii_case("basic") {
             let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
-            return pair.split_once(':').map(|(_, password)| password.to_owned().into());
+            return pair.rsplit_once(':').map(|(_, password)| password.to_owned().into());
         }
-        return None;
     }
-    if !matches!(path, "/write" | "/query") {
-        return None;
-    }
-    form_urlencoded::parse(query.as_bytes()).find(|(name, value)| name == "p" && !value.is_empty()).map(|(_, value)| value)
+    None
 }
 
 #[cfg(test)]
@@ -127,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_token_is_found_wherever_clients_put_it() {
-        for value in ["Bearer T1", "bearer  T1", "Token T1", "token T1", "Token user:T1", "Basic YW55OlQx", "BASIC OlQx"] {
+        for value in ["Bearer T1", "bearer  T1", "Token T1", "token T1", "Token user:T1", "Basic YW55OlQx", "BASIC OlQx", "Basic YTpiOlQx"]
+        {
             assert_eq!(by_header(value).as_deref(), Some("T1"), "{value}");
         }
         for value in ["T1", "Digest T1", "Basic T1", "Basic YW55", ""] {
@@ -139,5 +142,12 @@ mod tests {
             assert_eq!(shown(&none, path, "db=d&u=any&p="), None);
         }
         assert_eq!(shown(&none, "/sql", "p=T1"), None);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer other"));
+        for (path, query, token) in
+            [("/write", "u=any&p=T1", "T1"), ("/query", "p=T1", "T1"), ("/write", "p=", "other"), ("/api/v2/write", "p=T1", "other")]
+        {
+            assert_eq!(shown(&headers, path, query).as_deref(), Some(token), "{path}?{query}");
+        }
     }
 }
