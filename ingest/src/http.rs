@@ -218,7 +218,7 @@ fn refuse_other_types(headers: &HeaderMap) -> Result<(), Error> {
         return Ok(());
     }
     let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let foreign = ["json", "protobuf", "msgpack", "xml", "multipart/", "image/", "parquet", "avro"];
+    let foreign = ["json", "protobuf", "grpc", "msgpack", "xml", "multipart/", "image/", "parquet", "avro"];
     if foreign.iter().any(|word| kind.contains(word)) {
         return Err(Error::NotLineProtocol { what: format!("a body of type '{}'", cut(&kind, 64)) });
     }
@@ -522,6 +522,9 @@ mod tests {
         }
         for kind in ["text/plain; charset=utf-16", "text/plain;format=flowed;charset=\"UTF-16\"", "text/plain; CHARSET=iso-8859-1"] {
             assert!(matches!(with(kind), Err(Error::Charset { .. })), "{kind}");
+        }
+        for kind in ["application/grpc", "application/grpc-web+proto"] {
+            assert!(matches!(with(kind), Err(Error::NotLineProtocol { .. })), "{kind}");
         }
         let error = with("Application/JSON; charset=utf-8").unwrap_err();
         assert_eq!(
