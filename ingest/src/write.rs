@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cluster::shard_map::ShardRange;
 use cluster::{Outcome, RetryWindow, ShardMap, WritePart};
-use model::schema::DEFAULT_ROUTING_TAG;
+use model::schema::{DEFAULT_DATABASE, DEFAULT_ROUTING_TAG};
 use model::{DatabaseId, DatabaseSchema, ErrorKind, ShardId, Timestamp};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
@@ -117,7 +117,7 @@ impl Ingest {
         arrived: Timestamp,
         admitted: &mut Admitted,
     ) -> Result<Option<Written>, Error> {
-        if !self.options.auto_create_databases || self.cluster.catalog().database(&request.database).is_some() {
+        if !self.may_create(&request.database) || self.cluster.catalog().database(&request.database).is_some() {
             return Ok(None);
         }
         let empty = DatabaseSchema {
@@ -136,9 +136,14 @@ impl Ingest {
     async fn database(&self, name: &str) -> Result<Arc<DatabaseSchema>, Error> {
         match self.cluster.catalog().database(name) {
             Some(database) => Ok(database.clone()),
-            None if self.options.auto_create_databases => Ok(self.cluster.create_database(name, None, None).await?),
+            None if self.may_create(name) => Ok(self.cluster.create_database(name, None, None).await?),
             None => self.known_after_all(name).await,
         }
+    }
+
+    /// Whether a write makes a database that is not there. The default one is there for whoever asks, so for whoever writes too.
+    fn may_create(&self, name: &str) -> bool {
+        self.options.auto_create_databases || name == DEFAULT_DATABASE
     }
 
     /// A database that this node does not know: another may have made it just now, and a client that is told it is not

@@ -190,7 +190,7 @@ pub struct Settings {
     #[arg(long, env = "ALLUVIUM_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
-    /// Whether a write to an unknown database creates it (otherwise it is a 404)
+    /// Whether a write to an unknown database creates it (otherwise it is a 404); the one called default is always created
     #[arg(
         long, env = "ALLUVIUM_AUTO_CREATE_DATABASES", value_name = "true|false", default_value_t = true,
         action = clap::ArgAction::Set, help_heading = "Writing"
