@@ -466,3 +466,19 @@ fn ctrl_c_ends_a_write_that_waits_for_its_input_and_tells_what_was_not_sent() {
     assert!(told.contains("2 lines were read and not sent") && told.contains("stored 2 lines"), "{told}");
     drop(input);
 }
+
+#[test]
+fn a_shard_that_is_not_there_or_is_split_outside_of_its_range_is_named() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = RunningNode::start(dir.path(), &["--node-id", "n1"]);
+    let asked = |arguments: &[&str]| {
+        let ran = run(&[&["cluster"], arguments, &["--url", &node.url]].concat());
+        assert_eq!(ran.code, 1, "{arguments:?}: {ran:#?}");
+        ran.err
+    };
+    for arguments in [&["split", "99"][..], &["recover", "--accept-loss", "99"], &["move", "99", "n1"]] {
+        assert_eq!(asked(arguments), "error: there is no shard 99\n", "{arguments:?}");
+    }
+    let told = asked(&["split", "1", "--at", "5"]);
+    assert!(told.contains("shard 1 cannot be split at 5: its routing hashes are 9223372036854775808 to 18446744073709551615"), "{told}");
+}

@@ -114,6 +114,26 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
+    /// A shard that nobody made.
+    #[error("there is no shard {shard}")]
+    NoShard {
+        /// Its number.
+        shard: ShardId,
+    },
+    /// A place to split a shard that is not inside of it.
+    #[error(
+        "shard {shard} cannot be split at {at}: its routing hashes are {first} to {last}, and the new shard begins above the first of them"
+    )]
+    OutOfRange {
+        /// The shard.
+        shard: ShardId,
+        /// The place.
+        at: u64,
+        /// Its first routing hash.
+        first: u64,
+        /// Its last one.
+        last: u64,
+    },
     /// The shard has another range than the asker knew: it was split, or its replica here has not heard of it yet.
     #[error("shard {shard} has another range by now: it was split a moment ago")]
     RangeChanged {
@@ -218,7 +238,7 @@ impl Error {
             | Error::NoMetadataLeader { .. }
             | Error::NoMajority { .. }
             | Error::ShuttingDown => ErrorKind::TryAgain,
-            Error::Outdated { .. } | Error::NotLost { .. } => ErrorKind::YourRequest,
+            Error::Outdated { .. } | Error::NotLost { .. } | Error::NoShard { .. } | Error::OutOfRange { .. } => ErrorKind::YourRequest,
             Error::Stopped { .. } | Error::OtherCluster { .. } => ErrorKind::Broken,
             Error::Storage(e) => e.kind(),
         }

@@ -69,7 +69,7 @@ impl Cluster {
     /// Gives up the replicas of a shard that are out of reach, where so few are left that they can decide nothing.
     pub async fn recover(&self, shard: ShardId) -> Result<Recovered> {
         let state = self.metadata.state().clone();
-        let unknown = || Error::Outdated { what: format!("there is no shard {shard}") };
+        let unknown = || Error::NoShard { shard };
         // A shard that is being split off has no place of its own yet: it is where the other half is.
         let splitting = state.splits.iter().find(|(_, going)| going.child == shard);
         let placement = state.placements.get(splitting.map_or(&shard, |(parent, _)| parent)).ok_or_else(unknown)?;

@@ -80,10 +80,10 @@ impl Cluster {
     pub async fn split(&self, shard: ShardId, at: Option<u64>) -> Result<ShardId> {
         let map = self.shard_map();
         let outdated = |what: String| Error::Outdated { what };
-        let range = map.range_of_shard(shard).ok_or_else(|| outdated(format!("there is no shard {shard}")))?;
+        let range = map.range_of_shard(shard).ok_or(Error::NoShard { shard })?;
         let at = at.unwrap_or(range.start + (range.last - range.start) / 2 + 1);
         if at <= range.start || at > range.last {
-            return Err(outdated(format!("shard {shard} has the hashes {} to {}: it cannot be split at {at}", range.start, range.last)));
+            return Err(Error::OutOfRange { shard, at, first: range.start, last: range.last });
         }
         let asked = (self.shared.options.clock)();
         match self.metadata.decide(Command::Split { shard, at, version: range.version, asked }).await? {
