@@ -96,7 +96,7 @@ impl Format {
         Ok(match self {
             Format::Json => Box::new(text::Json::array()),
             Format::JsonLines => Box::new(text::Json::lines()),
-            Format::Csv => Box::new(text::Csv::new(schema)?),
+            Format::Csv => Box::new(text::Csv::new(schema)),
             Format::Parquet => Box::new(binary::Parquet::new(schema)?),
             Format::Arrow => Box::new(binary::Arrow::new(schema)?),
             Format::Table => Box::new(drawn::Table::new(schema)),

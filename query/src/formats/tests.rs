@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, StringViewArray, StructArray, TimestampNanosecondArray, UInt64Array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, NullArray, StringViewArray, StructArray, TimestampNanosecondArray,
+    UInt64Array,
 };
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
@@ -75,7 +76,20 @@ fn csv_writes_lists_as_text() {
     let list = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), Some(2)]), None]);
     let batch = RecordBatch::try_from_iter([("l", Arc::new(list) as _)]).unwrap();
     let mut encoder = Format::Csv.encoder(&batch.schema()).unwrap();
-    assert_eq!(String::from_utf8(encoder.rows(&batch).unwrap()).unwrap(), "l\n\"[1, 2]\"\n\"\"\n");
+    assert_eq!(String::from_utf8(encoder.rows(&batch).unwrap()).unwrap(), "l\n\"[1, 2]\"\n\n");
+}
+
+#[test]
+fn csv_tells_an_empty_text_from_none() {
+    let texts = || Arc::new(StringViewArray::from(vec![Some(""), None, Some("a b"), Some("\""), Some("x\ry")])) as ArrayRef;
+    let nothing = Arc::new(NullArray::new(5)) as ArrayRef;
+    for (columns, expected) in [
+        (vec![("s", texts())], "s\n\"\"\n\na b\n\"\"\"\"\n\"x\ry\"\n"),
+        (vec![("s", texts()), ("", nothing)], "s,\"\"\n\"\",\n,\na b,\n\"\"\"\",\n\"x\ry\",\n"),
+    ] {
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
+        assert_eq!(String::from_utf8(Format::Csv.write(&batch.schema(), &[batch]).unwrap()).unwrap(), expected);
+    }
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! JSON and CSV.
 //!
-//! A JSON row has every column; a missing value is `null`. CSV writes it as nothing at all, and values that CSV has no
-//! form for (lists, structs) as text. Times of any zone are written as the same instants in UTC.
+//! A JSON row has every column; a missing value is `null`. CSV is PostgreSQL's: a missing value is nothing at all, an empty
+//! text is `""`, so that the two differ; a row of one missing value is thus an empty line. Values that CSV has no form for
+//! (lists, structs) are text. Times of any zone are written as the same instants in UTC.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::csv;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::arrow::json::writer::{JsonArray, LineDelimited, WriterBuilder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
@@ -75,33 +75,70 @@ impl Encoder for Json {
 pub(super) struct Csv {
     /// Not written yet: the header is sent even where there is no row.
     header: Option<Vec<u8>>,
+    /// A cell on its way, to be looked at before it is written.
+    cell: String,
 }
 
 impl Csv {
-    pub(super) fn new(schema: &SchemaRef) -> Result<Csv> {
+    pub(super) fn new(schema: &SchemaRef) -> Csv {
         let mut header = Vec::new();
-        let names: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
-        if !names.is_empty() {
-            let empty = RecordBatch::new_empty(Arc::new(Schema::new(names)));
-            csv::WriterBuilder::new().with_header(true).build(&mut header).write(&empty).map_err(|e| cannot("CSV", &e))?;
+        for (i, field) in schema.fields().iter().enumerate() {
+            if i > 0 {
+                header.push(b',');
+            }
+            put_quoted(&mut header, field.name());
         }
-        Ok(Csv { header: Some(header) })
+        if !header.is_empty() {
+            header.push(b'\n');
+        }
+        Csv { header: Some(header), cell: String::new() }
     }
 }
 
 impl Encoder for Csv {
     fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
         let mut bytes = self.header.take().unwrap_or_default();
-        let batch = flat(&in_utc(batch, "CSV")?)?;
-        let format = || TIME_FORMAT.to_owned();
-        let builder = csv::WriterBuilder::new().with_header(false).with_timestamp_format(format()).with_timestamp_tz_format(format());
-        builder.build(&mut bytes).write(&batch).map_err(|e| cannot("CSV", &e))?;
+        let batch = &in_utc(batch, "CSV")?;
+        let options = FormatOptions::default().with_timestamp_format(Some(TIME_FORMAT)).with_timestamp_tz_format(Some(TIME_FORMAT));
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for column in batch.columns() {
+            columns.push((column.logical_nulls(), ArrayFormatter::try_new(column, &options).map_err(|e| cannot("CSV", &e))?));
+        }
+        for row in 0..batch.num_rows() {
+            for (i, (nulls, values)) in columns.iter().enumerate() {
+                if i > 0 {
+                    bytes.push(b',');
+                }
+                if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                    continue;
+                }
+                self.cell.clear();
+                values.value(row).write(&mut self.cell).map_err(|e| cannot("CSV", &e))?;
+                put_quoted(&mut bytes, &self.cell);
+            }
+            bytes.push(b'\n');
+        }
         Ok(bytes)
     }
 
     fn finish(&mut self) -> Result<Vec<u8>> {
         Ok(self.header.take().unwrap_or_default())
     }
+}
+
+/// A value that is there: between quotes where it would be read as something else without, as an empty one would.
+fn put_quoted(out: &mut Vec<u8>, text: &str) {
+    if !text.is_empty() && !text.bytes().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b'"');
+    for (i, part) in text.split('"').enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.push(b'"');
 }
 
 /// The batch with the times of all zones in UTC.
@@ -140,26 +177,4 @@ fn type_in_utc(kind: &DataType) -> Option<DataType> {
         }
         _ => return None,
     })
-}
-
-/// Lists and structs as text.
-fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
-    if !batch.schema().fields().iter().any(|f| f.data_type().is_nested()) {
-        return Ok(batch.clone());
-    }
-    let mut fields = Vec::new();
-    let mut columns: Vec<ArrayRef> = Vec::new();
-    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if !field.data_type().is_nested() {
-            fields.push(field.as_ref().clone());
-            columns.push(column.clone());
-            continue;
-        }
-        let options = FormatOptions::default().with_timestamp_format(Some(TIME_FORMAT)).with_timestamp_tz_format(Some(TIME_FORMAT));
-        let formatter = ArrayFormatter::try_new(column, &options).map_err(|e| cannot("CSV", &e))?;
-        let texts: StringArray = (0..column.len()).map(|i| column.is_valid(i).then(|| formatter.value(i).to_string())).collect();
-        fields.push(Field::new(field.name(), DataType::Utf8, true));
-        columns.push(Arc::new(texts));
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| cannot("CSV", &e))
 }

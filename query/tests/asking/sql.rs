@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! write                 points, one a line (see `node`)
-//! query                 a question, `----`, its answer as CSV
+//! query                 a question, `----`, its answer as CSV; (nothing): a row of one column without a value, which CSV
+//!                       writes as an empty line
 //! error WORDS           a question whose error has these words
 //! ```
 
@@ -46,7 +47,8 @@ fn read(script: &str) -> Vec<(usize, Step)> {
             ("write", "") => Step::Write(body),
             ("query", "") => {
                 let (sql, rows) = body.split_once("\n----").unwrap_or_else(|| panic!("line {}: no ----", at + 1));
-                Step::Query { sql: sql.to_owned(), rows: rows.trim_start_matches('\n').to_owned() }
+                let rows = rows.trim_start_matches('\n').replace("(nothing)", "");
+                Step::Query { sql: sql.to_owned(), rows }
             }
             ("error", words) => Step::Error { words: words.to_owned(), sql: body },
             _ => panic!("line {}: {head}", at + 1),
