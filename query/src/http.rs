@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use crate::answer::{Answer, Summary, Task, overdue};
 use crate::engine::{Consistency, Engine, Parameter, Partial, RunOptions, Verbs};
 use crate::error::Error;
-use crate::formats::{Encoder, Format};
+use crate::formats::{Encoder, Format, preferred};
 use crate::scope::Lag;
 
 /// Bytes of an answer that are held back for its figures; a larger one is sent while it is made.
@@ -132,9 +132,8 @@ impl Asked {
             return Format::named(name)
                 .ok_or_else(|| Bad(StatusCode::BAD_REQUEST, format!("unknown format {name}: json, jsonl, csv, parquet, arrow, table")));
         }
-        let accepted = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let mut types = accepted.split(',').map(|t| t.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
-        Ok(types.find_map(|t| Format::accepted(&t)).unwrap_or_default())
+        let accepted: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+        Ok(preferred(&accepted.join(",")))
     }
 
     fn options(&self, method: &Method) -> Result<RunOptions, Bad> {

@@ -3,6 +3,7 @@
 //! An encoder gives its bytes piece by piece, so that a large answer is never held whole; what it gives is complete
 //! only after `finish`. Times are RFC 3339 with `Z`; 64-bit integers keep all their digits.
 
+mod accept;
 mod binary;
 mod drawn;
 mod text;
@@ -12,6 +13,7 @@ use std::collections::HashSet;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
+pub(crate) use self::accept::preferred;
 use crate::Result;
 use crate::error::Error;
 

@@ -112,6 +112,8 @@ async fn the_format_is_chosen_by_name_or_by_accept() {
         ("/sql?format=csv", "*/*", "text/csv; charset=utf-8", csv),
         ("/sql", "text/csv", "text/csv; charset=utf-8", csv),
         ("/sql", "application/x-unknown, text/csv;q=0.5", "text/csv; charset=utf-8", csv),
+        ("/sql", "application/json;q=0.4, text/csv;q=0.5", "text/csv; charset=utf-8", csv),
+        ("/sql", "application/json;q=0, application/jsonl;q=0.1", "application/jsonl", jsonl),
         ("/sql?format=jsonl", "text/csv", "application/jsonl", jsonl),
         ("/sql?format=table", "*/*", "text/plain; charset=utf-8", drawn),
         ("/sql?format=pretty", "*/*", "text/plain; charset=utf-8", drawn),
