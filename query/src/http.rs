@@ -7,6 +7,7 @@
 //! its headers whatever its size; if another shard turns out to be missing later, the transfer is aborted.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, TRAILER};
+use flate2::read::MultiGzDecoder;
+use http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -205,7 +207,7 @@ async fn sql(State(engine): State<Arc<Engine>>, RawQuery(query): RawQuery, reque
     let asked = async {
         let mut asked = Asked::default();
         asked.pairs(query.unwrap_or_default().as_bytes())?;
-        let body = read(&engine, body).await?;
+        let body = read(&engine, &head.headers, body).await?;
         // curl sends a form by default; a statement never begins with `q=`.
         if body.starts_with(b"q=") {
             asked.pairs(&body)?;
@@ -223,7 +225,7 @@ async fn query_sql(State(engine): State<Arc<Engine>>, RawQuery(query): RawQuery,
     let asked = async {
         let mut asked = Asked::default();
         asked.pairs(query.unwrap_or_default().as_bytes())?;
-        let body = read(&engine, body).await?;
+        let body = read(&engine, &head.headers, body).await?;
         let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
         if kind.starts_with("application/x-www-form-urlencoded") && !body.trim_ascii_start().starts_with(b"{") {
             asked.pairs(&body)?;
@@ -235,21 +237,44 @@ async fn query_sql(State(engine): State<Arc<Engine>>, RawQuery(query): RawQuery,
     answer(&engine, &head, asked.await).await
 }
 
-/// The whole body, as far as a statement may be long (a JSON body may need twice that for its escapes).
-async fn read(engine: &Engine, body: Body) -> Result<Bytes, Bad> {
+/// The whole body, inflated, as far as a statement may be long (a JSON body may need twice that for its escapes).
+async fn read(engine: &Engine, headers: &HeaderMap, body: Body) -> Result<Bytes, Bad> {
+    let is_gzip = is_gzip(headers)?;
     let limit = engine.max_sql_bytes();
-    axum::body::to_bytes(body, 2 * limit + (64 << 10)).await.map_err(|e| {
+    let most = 2 * limit + (64 << 10);
+    let too_long =
+        || Bad(StatusCode::BAD_REQUEST, format!("the statement is too long, the limit is {limit} bytes (setting query_max_sql_bytes)"));
+    let sent = axum::body::to_bytes(body, most).await.map_err(|e| {
         let mut source: &dyn std::error::Error = &e;
         while let Some(inner) = source.source() {
             source = inner;
         }
         match source.is::<http_body_util::LengthLimitError>() {
-            true => {
-                Bad(StatusCode::BAD_REQUEST, format!("the statement is too long, the limit is {limit} bytes (setting query_max_sql_bytes)"))
-            }
+            true => too_long(),
             false => Bad(StatusCode::BAD_REQUEST, format!("the body could not be read: {source}")),
         }
-    })
+    })?;
+    if !is_gzip || sent.is_empty() {
+        return Ok(sent);
+    }
+    let mut inflated = Vec::new();
+    let read = MultiGzDecoder::new(&sent[..]).take(most as u64 + 1).read_to_end(&mut inflated);
+    read.map_err(|e| Bad(StatusCode::BAD_REQUEST, format!("the body could not be read: gzip: {e}")))?;
+    if inflated.len() > most { Err(too_long()) } else { Ok(inflated.into()) }
+}
+
+/// Whether the body is compressed; by gzip or not at all, as that of a write.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Bad> {
+    let encoding = headers.get(CONTENT_ENCODING).map(|v| String::from_utf8_lossy(v.as_bytes()).trim().to_ascii_lowercase());
+    match encoding.as_deref() {
+        None | Some("" | "identity") => Ok(false),
+        Some("gzip" | "x-gzip") => Ok(true),
+        Some(other) => {
+            let other: String = other.chars().take(64).collect();
+            let message = format!("content encoding '{other}' is not supported: send gzip or no encoding");
+            Err(Bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+    }
 }
 
 fn utf8(body: &[u8]) -> Result<String, Bad> {
@@ -478,6 +503,7 @@ fn error_response(status: StatusCode, message: &str, place: Option<crate::error:
         StatusCode::NOT_FOUND => "not found",
         StatusCode::METHOD_NOT_ALLOWED => "method not allowed",
         StatusCode::NOT_IMPLEMENTED => "not implemented",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported media type",
         StatusCode::REQUEST_TIMEOUT => "timeout",
         StatusCode::TOO_MANY_REQUESTS => "too many requests",
         StatusCode::SERVICE_UNAVAILABLE => "unavailable",

@@ -132,6 +132,45 @@ async fn the_format_is_chosen_by_name_or_by_accept() {
     node.cluster.shutdown().await;
 }
 
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_may_be_compressed_by_gzip_and_by_nothing_else() {
+    let node = Node::with(|options| options.max_sql_bytes = 100_000).await;
+    let router = query::http::router(node.engine.clone());
+    let post = |uri: &str, encoding: &str| Request::builder().method("POST").uri(uri).header("content-encoding", encoding);
+    let question = json!({"db": "default", "q": "SELECT 1 AS one"}).to_string();
+    for (request, body) in [
+        (post("/sql", "gzip"), gzip(b"SELECT 1 AS one")),
+        (post("/sql", "X-GZip"), [gzip(b"SELECT 1 "), gzip(b"AS one")].concat()),
+        (post("/sql", "identity"), b"SELECT 1 AS one".to_vec()),
+        (post("/api/v3/query_sql", "gzip").header("content-type", "application/json"), gzip(question.as_bytes())),
+    ] {
+        let shown = format!("{request:?}");
+        assert_eq!(json(&ok(&router, request, body).await), json!([{"one": 1}]), "{shown}");
+    }
+    let bomb = gzip(&vec![b' '; 50_000_000]);
+    assert!(bomb.len() < 100_000);
+    for (encoding, body, status, says) in [
+        ("br", b"SELECT 1".to_vec(), 415, "content encoding 'br' is not supported: send gzip or no encoding"),
+        ("gzip, gzip", gzip(&gzip(b"SELECT 1")), 415, "send gzip or no encoding"),
+        ("gzip", b"SELECT 1".to_vec(), 400, "the body could not be read: gzip: "),
+        ("gzip", bomb, 400, "the statement is too long, the limit is 100000 bytes"),
+    ] {
+        for uri in ["/sql", "/api/v3/query_sql"] {
+            let (answered, _, bytes) = send(&router, post(uri, encoding), body.clone()).await;
+            let told = json(&bytes);
+            assert_eq!(answered.as_u16(), status, "{uri} {encoding}: {told}");
+            assert!(told["message"].as_str().unwrap().contains(says), "{uri} {encoding}: {told}");
+        }
+    }
+    node.cluster.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_answer_tells_its_figures() {
     let (node, router) = node().await;
