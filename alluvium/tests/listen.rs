@@ -170,15 +170,27 @@ async fn every_answer_says_who_answers_and_which_request_it_was() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_by_name_too() {
+async fn what_is_no_request_is_refused_in_the_words_of_every_other_error() {
     let server = Server::start(Limits::default()).await;
-    for (text, status) in [("nonsense\r\n\r\n".to_owned(), 400), (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000)), 414)] {
+    let headers: String = (0..200).map(|i| format!("h{i}: x\r\n")).collect();
+    for (text, status, code) in [
+        ("nonsense\r\n\r\n".to_owned(), 400, "invalid"),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000)), 414, "uri too long"),
+        (format!("GET / HTTP/1.1\r\n{headers}\r\n"), 431, "headers too large"),
+    ] {
         let answer = server.ask(&text).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         for header in ["x-influxdb-version: ", "x-request-id: "] {
             assert_eq!(answer.matches(&format!("\r\n{header}")).count(), 1, "{header} in {answer}");
         }
-        assert!(answer.contains("\r\ncontent-length: 0\r\n"), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.contains("\r\ncontent-type: application/json"), "{answer}");
+        let length = head.lines().filter_map(|line| line.strip_prefix("content-length: "));
+        assert_eq!(length.collect::<Vec<_>>(), [body.len().to_string()], "{answer}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!((body["code"].as_str(), body["line"].as_u64()), (Some(code), Some(0)), "{answer}");
+        assert!(head.contains(&format!("\r\nx-request-id: {}\r\n", body["errorId"].as_str().expect("a number"))), "{answer}");
+        assert!(body["message"].is_string() && body["error"] == body["message"] && body["data"].is_array(), "{answer}");
     }
     let mut stream = server.connect().await;
     stream.write_all(WRITE.as_bytes()).await.expect("the request is read");

@@ -119,13 +119,12 @@ impl Activity {
     }
 }
 
-/// A socket that notes what moves, and that names the answers which hyper gives by itself.
+/// A socket that notes what moves, and that puts our words into the answers which hyper gives by itself.
 pub(super) struct Timed<S> {
     socket: TokioIo<S>,
     activity: Arc<Activity>,
     doors: Arc<Doors>,
-    /// What is written instead of the first bytes of such an answer, how much of it is written, and how many bytes it
-    /// stands for.
+    /// What is written instead of such an answer, how much of it is written, and how many bytes it stands for.
     instead: Option<(Vec<u8>, usize, usize)>,
 }
 
@@ -139,11 +138,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Timed<S> {
         written
     }
 
-    /// Puts the names of every answer behind the first line of one that hyper gives by itself.
-    fn name(&mut self, bytes: &[u8]) {
-        if self.instead.is_none() && self.activity.reads_a_head() && is_hypers_own(bytes) {
-            let line = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
-            self.instead = Some(([&bytes[..line], self.doors.names().as_bytes()].concat(), 0, line));
+    /// Gives an answer that hyper gives by itself the names and the body of every other refusal.
+    fn explain(&mut self, bytes: &[u8]) {
+        if self.instead.is_none()
+            && self.activity.reads_a_head()
+            && is_hypers_own(bytes)
+            && let Ok(head) = std::str::from_utf8(bytes)
+        {
+            self.instead = Some((self.doors.explained(head).into_bytes(), 0, bytes.len()));
         }
     }
 
@@ -183,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Timed<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Write for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.name(bytes);
+        self.explain(bytes);
         let written = match self.instead {
             Some(_) => self.poll_instead(cx),
             None => Pin::new(&mut self.socket).poll_write(cx, bytes),
@@ -208,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Timed<S> {
             // Small answers are one piece, and the system takes that faster than a list of one.
             return self.poll_write(cx, piece);
         }
-        self.name(pieces.first().map_or(&[], |piece| piece));
+        self.explain(pieces.first().map_or(&[], |piece| piece));
         let written = match self.instead {
             Some(_) => self.poll_instead(cx),
             None => Pin::new(&mut self.socket).poll_write_vectored(cx, pieces),

@@ -342,9 +342,23 @@ fn name_answer<B>(response: &mut Response<B>, id: RequestId) {
 }
 
 impl Doors {
-    /// The same as lines, for the answers that hyper gives by itself to what is no request.
-    fn names(&self) -> String {
+    /// An answer that hyper gives by itself to what is no request, with what every refusal of ours has: names and a body.
+    fn explained(&self, head: &str) -> String {
         let (version, id) = (env!("CARGO_PKG_VERSION"), self.ingest.next_request_id());
-        format!("{INFLUXDB_VERSION}: {version}\r\n{INFLUXDB_BUILD}: alluvium\r\n{X_REQUEST_ID}: {id}\r\n{REQUEST_ID}: {id}\r\n")
+        let (line, rest) = head.split_once("\r\n").unwrap_or((head, ""));
+        let (code, message) = match line.get(9..12) {
+            Some("414") => ("uri too long", "path and parameters are too long: send a long statement as the body of a POST"),
+            Some("431") => ("headers too large", "the request's headers are too many or too long"),
+            _ => ("invalid", "this is no request of HTTP/1.1 or HTTP/2: its first line or one of its headers cannot be read"),
+        };
+        let body = ingest::answer::whole_request(Dialect::InfluxV3, code, message, id);
+        let body = String::from_utf8_lossy(&body);
+        let kept = rest.split("\r\n").filter(|line| !line.is_empty() && !line.to_ascii_lowercase().starts_with("content-length:"));
+        let kept: String = kept.flat_map(|line| [line, "\r\n"]).collect();
+        format!(
+            "{line}\r\n{INFLUXDB_VERSION}: {version}\r\n{INFLUXDB_BUILD}: alluvium\r\n{X_REQUEST_ID}: {id}\r\n{REQUEST_ID}: {id}\r\n{kept}\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
     }
 }
