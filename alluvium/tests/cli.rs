@@ -482,3 +482,13 @@ fn a_shard_that_is_not_there_or_is_split_outside_of_its_range_is_named() {
     let told = asked(&["split", "1", "--at", "5"]);
     assert!(told.contains("shard 1 cannot be split at 5: its routing hashes are 9223372036854775808 to 18446744073709551615"), "{told}");
 }
+
+#[test]
+fn a_simulation_at_the_end_of_time_is_wrong_usage() {
+    for start in ["9223372036854775000", "9223372036854775807"] {
+        for points in ["100", "1000000"] {
+            let ran = run(&["simulate", "--start", start, "--points", points, "--out", "-"]);
+            assert!(ran.code == 2 && ran.err.contains("let it start earlier"), "{ran:#?}");
+        }
+    }
+}

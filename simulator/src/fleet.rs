@@ -70,6 +70,8 @@ pub struct Fleet {
     rng: SmallRng,
     made: u64,
     draining: bool,
+    /// Some event would have been beyond the last instant that there is.
+    time_ended: bool,
     now_ns: i64,
     values: Vec<Value>,
     text: Vec<u8>,
@@ -101,11 +103,15 @@ impl Fleet {
         assert!(options.devices > 0 && !options.kinds.is_empty(), "a fleet has devices of some kind");
         let mut rng = SmallRng::seed_from_u64(options.seed);
         let mut events = BinaryHeap::with_capacity(options.devices as usize);
+        let mut time_ended = false;
         let devices = (0..options.devices)
             .map(|i| {
                 let kind = options.kinds[i as usize % options.kinds.len()];
-                let first = options.start_ns + rng.random_range(0..options.interval_ns.max(1));
-                events.push(Reverse((first, u64::from(i), Event::Report(i))));
+                let first = options.start_ns.checked_add(rng.random_range(0..options.interval_ns.max(1)));
+                match first {
+                    Some(first) => events.push(Reverse((first, u64::from(i), Event::Report(i)))),
+                    None => time_ended = true,
+                }
                 State {
                     device: Device::new(kind, i, options.seed),
                     last_report_ns: options.start_ns,
@@ -128,6 +134,7 @@ impl Fleet {
             rng,
             made: 0,
             draining: false,
+            time_ended,
             now_ns,
             values: Vec::new(),
             text: Vec::new(),
@@ -137,6 +144,12 @@ impl Fleet {
     /// The simulated time, nanoseconds since 1970.
     pub fn now_ns(&self) -> i64 {
         self.now_ns
+    }
+
+    /// Whether the fleet ended before it had made what it was asked for, because there is no time after the last nanosecond
+    /// of 64 bits. Known once [`next_line`](Fleet::next_line) gives none.
+    pub fn ran_out_of_time(&self) -> bool {
+        self.time_ended && !self.draining
     }
 
     /// Appends the next line to `out`; `None` when all points were made and delivered.
@@ -180,14 +193,17 @@ impl Fleet {
     fn report(&mut self, index: u32, at: i64, out: &mut Vec<u8>) -> Option<Sent> {
         let state = &mut self.devices[index as usize];
         let kind = state.device.kind;
-        let elapsed_s = (at - state.last_report_ns) as f64 / 1e9;
+        let elapsed_s = at.saturating_sub(state.last_report_ns) as f64 / 1e9;
         state.last_report_ns = at;
         self.values.clear();
         self.values.resize(kind.fields().len(), Value::Missing);
         state.device.report(at, elapsed_s, &mut self.values);
-        let time_ms = ((at + state.device.skew_ns) / MS).max(state.last_time_ms + 1);
+        let time_ms = (at.saturating_add(state.device.skew_ns) / MS).max(state.last_time_ms + 1);
+        let Some(time_ns) = time_ms.checked_mul(MS) else {
+            self.time_ended = true;
+            return None;
+        };
         state.last_time_ms = time_ms;
-        let time_ns = time_ms * MS;
 
         self.text.clear();
         self.text.extend_from_slice(&state.device.head);
@@ -198,13 +214,15 @@ impl Fleet {
 
         let pause = state.device.pause();
         let jitter = self.rng.random_range(0.995..1.005);
-        let next = at + ((self.options.interval_ns as f64 * pause * jitter) as i64).max(MS);
-        self.schedule(next, Event::Report(index));
+        match at.checked_add(((self.options.interval_ns as f64 * pause * jitter) as i64).max(MS)) {
+            Some(next) => self.schedule(next, Event::Report(index)),
+            None => self.time_ended = true,
+        }
 
         if self.rng.random_bool((self.options.duplicate_pct / 100.0).clamp(0.0, 1.0)) && self.room_for_another() {
             self.made += 1;
             let line = Line { sent, text: self.text.as_slice().into() };
-            let later = at + self.rng.random_range(1_000..120_000) * MS;
+            let later = at.saturating_add(self.rng.random_range(1_000..120_000) * MS);
             self.deliver_later(later, line);
         }
         if self.offline(index, at) {
@@ -226,7 +244,7 @@ impl Fleet {
         }
         if self.rng.random_bool((self.options.late_pct / 100.0).clamp(0.0, 1.0)) {
             let line = Line { sent, text: self.text.as_slice().into() };
-            let later = at + self.rng.random_range(60_000..3 * 3_600_000) * MS;
+            let later = at.saturating_add(self.rng.random_range(60_000..3 * 3_600_000) * MS);
             self.deliver_later(later, line);
             return None;
         }
@@ -244,9 +262,9 @@ impl Fleet {
         if share == 0.0 {
             return false;
         }
-        let storm = (at - self.options.start_ns) / STORM_EVERY_NS;
-        let storm_start = self.options.start_ns + storm * STORM_EVERY_NS;
-        let storm_ends = storm_start + 240_000 * MS;
+        let since = at.saturating_sub(self.options.start_ns);
+        let storm = since / STORM_EVERY_NS;
+        let storm_ends = (at - since % STORM_EVERY_NS).saturating_add(240_000 * MS);
         let state = &mut self.devices[index as usize];
         if at < state.offline_until_ns {
             return true;
@@ -259,7 +277,7 @@ impl Fleet {
         let enters = share / (OFFLINE_INTERVALS * (1.0 - share));
         if self.rng.random_bool(enters.min(1.0)) {
             let intervals = self.rng.random_range(1.0..2.0 * OFFLINE_INTERVALS);
-            state.offline_until_ns = at + (intervals * self.options.interval_ns as f64) as i64;
+            state.offline_until_ns = at.saturating_add((intervals * self.options.interval_ns as f64) as i64);
             return true;
         }
         false
@@ -315,6 +333,24 @@ mod tests {
             sent.push(line);
         }
         (text, sent)
+    }
+
+    #[test]
+    fn a_fleet_that_runs_out_of_time_says_so_and_does_not_overflow() {
+        for start_ns in [i64::MAX - 1_000, i64::MAX - 30_000_000_000, i64::MAX - 3_600_000 * MS, i64::MIN] {
+            let mut fleet = Fleet::new(FleetOptions {
+                start_ns,
+                points: Some(100_000),
+                late_pct: 5.0,
+                duplicate_pct: 5.0,
+                offline_pct: 20.0,
+                ..options()
+            });
+            let mut text = Vec::new();
+            let made = std::iter::from_fn(|| fleet.next_line(&mut text)).count();
+            assert_eq!(fleet.ran_out_of_time(), start_ns > 0, "{start_ns}: {made} lines");
+            assert_eq!(made == 100_000, start_ns < 0, "{start_ns}: {made} lines");
+        }
     }
 
     #[test]

@@ -130,6 +130,9 @@ pub enum SendError {
         /// The last failure.
         why: String,
     },
+    /// The fleet would have to report after the end of time.
+    #[error("the simulated time ends before all points are made: let it start earlier, or ask for fewer points or a shorter interval")]
+    OutOfTime,
     /// A question was not answered as it should be.
     #[error("reading back failed: {0}")]
     ReadBack(String),
@@ -189,7 +192,7 @@ pub async fn run(fleet: FleetOptions, options: SendOptions, progress: Arc<Progre
         })
         .collect();
     drop(queue);
-    let made = make_batches(&run, Fleet::new(fleet), batches, started).await;
+    let (made, ran_out) = make_batches(&run, Fleet::new(fleet), batches, started).await;
     let mut latencies = Latencies::default();
     let mut failure = None;
     for sender in senders {
@@ -198,7 +201,7 @@ pub async fn run(fleet: FleetOptions, options: SendOptions, progress: Arc<Progre
             Err(error) => failure = Some(error),
         }
     }
-    if let Some(error) = failure {
+    if let Some(error) = failure.or(ran_out.then_some(SendError::OutOfTime)) {
         return Err(error);
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -249,8 +252,9 @@ impl Pace {
     }
 }
 
-/// Fills batches from the fleet at the asked rate; gives the number of lines. Ends early when all senders have given up.
-async fn make_batches(run: &Run, mut fleet: Fleet, batches: mpsc::Sender<Batch>, started: Instant) -> u64 {
+/// Fills batches from the fleet at the asked rate; gives the number of lines, and whether the fleet ran out of time. Ends early
+/// when all senders have given up.
+async fn make_batches(run: &Run, mut fleet: Fleet, batches: mpsc::Sender<Batch>, started: Instant) -> (u64, bool) {
     let pace = Pace::of(&run.options);
     let mut made = 0u64;
     let mut finished = false;
@@ -275,7 +279,7 @@ async fn make_batches(run: &Run, mut fleet: Fleet, batches: mpsc::Sender<Batch>,
             }
         }
         if lines.is_empty() {
-            return made;
+            return (made, fleet.ran_out_of_time());
         }
         let (start, end) = {
             let mut ledger = run.ledger.lock().expect("no sender panicked");
@@ -287,7 +291,7 @@ async fn make_batches(run: &Run, mut fleet: Fleet, batches: mpsc::Sender<Batch>,
         };
         made += lines.len() as u64;
         if batches.send(Batch { body: body.into(), start, end }).await.is_err() {
-            return made;
+            return (made, false);
         }
     }
 }

@@ -235,7 +235,7 @@ impl Played {
 fn failure(error: SendError) -> anyhow::Error {
     match error {
         SendError::Unreachable { .. } => Exit::Unreachable(error.to_string()).into(),
-        SendError::BadUrl { .. } => Exit::Usage(error.to_string()).into(),
+        SendError::BadUrl { .. } | SendError::OutOfTime => Exit::Usage(error.to_string()).into(),
         SendError::ReadBack(_) => error.into(),
     }
 }
@@ -314,7 +314,8 @@ fn write_lines(options: FleetOptions, out: &Path, duration: Option<Span>) -> any
             chunk.clear();
         }
         if !more {
-            return sink.flush().with_context(|| format!("could not write {name}"));
+            sink.flush().with_context(|| format!("could not write {name}"))?;
+            return if fleet.ran_out_of_time() { Err(failure(SendError::OutOfTime)) } else { Ok(()) };
         }
     }
 }
