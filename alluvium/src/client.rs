@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use simulator::connect::Connector;
+use simulator::connect::{Connector, certificate_advice, reason};
 
 use crate::tls;
 
@@ -73,6 +73,16 @@ pub enum Error {
         url: String,
         /// The system's reason.
         why: String,
+    },
+    /// Its certificate is not accepted.
+    #[error("could not trust {url}: {why}\n  {advice}")]
+    Untrusted {
+        /// The server's address.
+        url: String,
+        /// What is wrong with the certificate.
+        why: String,
+        /// What helps.
+        advice: &'static str,
     },
     /// The connection ended before there was an answer: what became of the request is not known.
     #[error("the connection to {url} broke: {why}")]
@@ -165,12 +175,12 @@ impl Client {
     }
 
     fn not_sent(&self, error: hyper_util::client::legacy::Error) -> Error {
-        let mut reason: &dyn std::error::Error = &error;
-        while let Some(source) = reason.source() {
-            reason = source;
+        let (url, why) = (self.base.clone(), reason(&error));
+        match certificate_advice(&error) {
+            Some(advice) => Error::Untrusted { url, why, advice },
+            None if error.is_connect() => Error::Unreachable { url, why },
+            None => Error::Broke { url, why },
         }
-        let (url, why) = (self.base.clone(), reason.to_string());
-        if error.is_connect() { Error::Unreachable { url, why } } else { Error::Broke { url, why } }
     }
 }
 

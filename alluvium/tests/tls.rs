@@ -47,7 +47,7 @@ fn a_renewed_certificate_is_taken_without_a_restart() {
     assert!(node.url.starts_with("https://"), "{}", node.said);
     assert_eq!(ask(&node.url, "authority.pem").done(), "one\n1\n");
     let stranger = ask(&node.url, "other-authority.pem");
-    assert!(stranger.code != 0 && stranger.err.contains("UnknownIssuer"), "{stranger:#?}");
+    assert!(stranger.code == 3 && stranger.err.contains("UnknownIssuer") && stranger.err.contains("--ca-file"), "{stranger:#?}");
     let plain = run(&["sql", "SELECT 1", "--url", &node.url.replace("https", "http")]);
     assert_ne!(plain.code, 0, "what is not encrypted is not answered");
     put("renewed");
@@ -115,4 +115,21 @@ fn nodes_find_each_other_by_certificates_of_one_authority() {
     assert_eq!(second.ask(&["sql", "SELECT v FROM m"]).done(), "v\n1.0\n");
     let shown = second.ask(&["sql", "SELECT node_id, roles FROM system.nodes ORDER BY node_id"]).done();
     assert_eq!(shown, "node_id,roles\nasker,query\nstorage,\"ingest,storage,query\"\n");
+}
+
+#[test]
+fn a_certificate_that_vouches_for_itself_is_fine_unless_it_is_an_authority() {
+    let good = start(&["--tls-cert", &file("selfsigned.pem"), "--tls-key", &file("selfsigned.key")]);
+    let _good_folder = Folder(good.data_dir.clone());
+    assert_eq!(ask(&good.url, "selfsigned.pem").done(), "one\n1\n");
+    let bad = start(&["--tls-cert", &file("selfsigned-authority.pem"), "--tls-key", &file("selfsigned-authority.key")]);
+    let _bad_folder = Folder(bad.data_dir.clone());
+    let ca = file("selfsigned-authority.pem");
+    let simulate = ["simulate", "--url", &bad.url, "--ca-file", &ca, "--points", "10", "--patience", "1ms"];
+    for ran in [ask(&bad.url, "selfsigned-authority.pem"), run(&simulate)] {
+        assert_eq!(ran.code, 3, "{ran:#?}");
+        let told = format!("could not trust {}: ", bad.url);
+        assert!(ran.err.contains(&told) && ran.err.contains("CaUsedAsEndEntity") && ran.err.contains("CA:FALSE"), "{ran:#?}");
+        assert!(!ran.err.contains("is a server running there?"), "{ran:#?}");
+    }
 }

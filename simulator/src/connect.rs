@@ -1,8 +1,9 @@
 //! How a device reaches a server: over plain TCP or TLS, as the address says.
 //!
 //! Whom TLS trusts is the caller's business; without anyone to trust an `https` address is an error, never a plain
-//! connection.
+//! connection. Why there is no connection is told in the words of whoever knows: the system, or TLS.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -14,8 +15,8 @@ use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -66,6 +67,40 @@ impl Service<Uri> for Connector {
             Ok(Stream::Tls(Box::new(TokioIo::new(encrypted.await.map_err(|_| "the TLS handshake took too long")??))))
         })
     }
+}
+
+/// The innermost reason of a failure: what is around it says only that there was one.
+pub fn reason(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// What helps where a server's certificate is not accepted; `None` where something else went wrong.
+pub fn certificate_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let tls = causes(error).find_map(|cause| match cause.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref()?.downcast_ref::<rustls::Error>(),
+        None => cause.downcast_ref(),
+    })?;
+    let rustls::Error::InvalidCertificate(wrong) = tls else { return None };
+    Some(match wrong {
+        // webpki's word, which rustls hands on.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "the server shows an authority's own certificate (CA:TRUE), which is good for vouching only; one that vouches for itself alone is \
+             fine:\n  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -keyout tls.key -out tls.crt -subj \
+             /CN=alluvium -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:localhost,IP:127.0.0.1\n  with the \
+             server's own names and addresses; tls.crt is then --tls-cert there and --ca-file here"
+        }
+        CertificateError::UnknownIssuer => "nobody trusted here vouches for it: --ca-file FILE names the authority that does",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is made out to other names: --url must have one of them, or the certificate this one (subjectAltName)"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired: the server needs a new one",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not good yet: are the clocks right?",
+        _ => "the server needs another certificate",
+    })
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// One connection.

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::Instant;
 
-use crate::connect::Connector;
+use crate::connect::{Connector, certificate_advice, reason};
 use crate::fleet::{Fleet, FleetOptions, Sent};
 use crate::kinds::KindName;
 use crate::latency::Latencies;
@@ -121,13 +121,36 @@ pub enum SendError {
         url: String,
     },
     /// Nobody answers.
-    #[error("no answer from {url} for {seconds} s: {why}; start a server with `alluvium serve`")]
+    #[error(
+        "could not reach {url}: {why} (tried for {seconds} s)\n  is a server running there? 'alluvium serve' starts one; --url or \
+         ALLUVIUM_URL names another"
+    )]
     Unreachable {
         /// The address.
         url: String,
         /// How long.
         seconds: u64,
         /// The last failure.
+        why: String,
+    },
+    /// Its certificate is not accepted.
+    #[error("could not trust {url}: {why}\n  {advice}")]
+    Untrusted {
+        /// The address.
+        url: String,
+        /// What is wrong with the certificate.
+        why: String,
+        /// What helps.
+        advice: &'static str,
+    },
+    /// Somebody answers, and takes nothing.
+    #[error("{url} took nothing for {seconds} s: {why}")]
+    TookNothing {
+        /// The address.
+        url: String,
+        /// How long.
+        seconds: u64,
+        /// The last answer, or what became of it.
         why: String,
     },
     /// The fleet would have to report after the end of time.
@@ -316,20 +339,22 @@ impl Run {
             let uri = &self.uris[*turn % self.uris.len()];
             *turn += 1;
             let asked = Instant::now();
-            let (why, retry_after) = match self.post(uri, body.clone()).await {
+            let (failed, retry_after) = match self.post(uri, body.clone()).await {
                 Ok((status, retry_after, answer)) => match self.understand(status, &answer, batch) {
                     Understood::Settled => {
                         latencies.note(asked.elapsed().as_micros() as u64);
                         return Ok(());
                     }
-                    Understood::TryAgain => (format!("{status}: {}", String::from_utf8_lossy(&answer)), retry_after),
+                    Understood::TryAgain => {
+                        (Failed { why: format!("{status}: {}", String::from_utf8_lossy(&answer)), at: At::Answer }, retry_after)
+                    }
                 },
-                Err(why) => (why, None),
+                Err(failed) => (failed, None),
             };
-            tracing::debug!(%uri, why, "sending a batch again");
+            tracing::debug!(%uri, why = failed.why, "sending a batch again");
             let silent = self.last_answer.lock().expect("no sender panicked").at.max(first_try).elapsed();
             if silent > self.options.patience {
-                return Err(SendError::Unreachable { url: uri.to_string(), seconds: silent.as_secs(), why });
+                return Err(failed.for_good(uri, silent.as_secs()));
             }
             self.progress.retries.fetch_add(1, Relaxed);
             tokio::time::sleep(retry_after.unwrap_or(wait).min(Duration::from_secs(2))).await;
@@ -337,7 +362,7 @@ impl Run {
         }
     }
 
-    async fn post(&self, uri: &Uri, body: Bytes) -> Result<(StatusCode, Option<Duration>, Bytes), String> {
+    async fn post(&self, uri: &Uri, body: Bytes) -> Result<(StatusCode, Option<Duration>, Bytes), Failed> {
         let mut request = Request::builder().method(Method::POST).uri(uri).header("content-type", "text/plain; charset=utf-8");
         if self.options.gzip {
             request = request.header("content-encoding", "gzip");
@@ -345,12 +370,13 @@ impl Run {
         if let Some(token) = &self.options.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
+        let broken = |why: String| Failed { why, at: At::Answer };
+        let request = request.body(Full::new(body)).map_err(|e| broken(e.to_string()))?;
         let answer = tokio::time::timeout(Duration::from_secs(60), self.client.request(request));
-        let answer = answer.await.map_err(|_| "no answer within 60 s".to_owned())?.map_err(|e| format!("{e:?}"))?;
+        let answer = answer.await.map_err(|_| broken("no answer within 60 s".to_owned()))?.map_err(|e| Failed::of(&e))?;
         let status = answer.status();
         let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let body = answer.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let body = answer.into_body().collect().await.map_err(|e| broken(e.to_string()))?.to_bytes();
         Ok((status, retry_after, body))
     }
 
@@ -403,6 +429,44 @@ impl Run {
         let mut text = String::from_utf8_lossy(answer).into_owned();
         text.truncate(text.floor_char_boundary(400));
         self.first_refusal.lock().expect("no sender panicked").get_or_insert_with(|| format!("{status}: {text}"));
+    }
+}
+
+/// Why a request has no answer that settles it.
+struct Failed {
+    why: String,
+    at: At,
+}
+
+/// How far it came.
+enum At {
+    /// There is no connection.
+    Connection,
+    /// The server's certificate is not accepted; with what helps.
+    Certificate(&'static str),
+    /// There was one.
+    Answer,
+}
+
+impl Failed {
+    fn of(error: &hyper_util::client::legacy::Error) -> Failed {
+        let at = match certificate_advice(error) {
+            Some(advice) => At::Certificate(advice),
+            None if error.is_connect() => At::Connection,
+            None => At::Answer,
+        };
+        Failed { why: reason(error), at }
+    }
+
+    /// The error once there is no patience left.
+    fn for_good(self, uri: &Uri, seconds: u64) -> SendError {
+        let Failed { why, at } = self;
+        let url = format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", |a| a.as_str()));
+        match at {
+            At::Connection => SendError::Unreachable { url, seconds, why },
+            At::Certificate(advice) => SendError::Untrusted { url, why, advice },
+            At::Answer => SendError::TookNothing { url, seconds, why },
+        }
     }
 }
 
@@ -496,7 +560,7 @@ async fn ask(client: &HttpClient, options: &SendOptions, uris: &[Uri], sql: &str
                 let text = answer.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
                 (format!("{status}: {}", String::from_utf8_lossy(&text)), status.is_server_error())
             }
-            Err(error) => (format!("{error:?}"), true),
+            Err(error) => (reason(&error), true),
         };
         if !again || started.elapsed() > options.patience {
             return Err(SendError::ReadBack(why));

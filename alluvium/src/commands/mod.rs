@@ -168,7 +168,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
             return Some(exit.code());
         }
         match cause.downcast_ref::<client::Error>() {
-            Some(client::Error::Unreachable { .. }) => return Some(3),
+            Some(client::Error::Unreachable { .. } | client::Error::Untrusted { .. }) => return Some(3),
             Some(client::Error::BadAddress { .. } | client::Error::Tls(_)) => return Some(2),
             _ => {}
         }

@@ -234,7 +234,9 @@ impl Played {
 
 fn failure(error: SendError) -> anyhow::Error {
     match error {
-        SendError::Unreachable { .. } => Exit::Unreachable(error.to_string()).into(),
+        SendError::Unreachable { .. } | SendError::Untrusted { .. } | SendError::TookNothing { .. } => {
+            Exit::Unreachable(error.to_string()).into()
+        }
         SendError::BadUrl { .. } | SendError::OutOfTime => Exit::Usage(error.to_string()).into(),
         SendError::ReadBack(_) => error.into(),
     }
