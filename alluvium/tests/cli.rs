@@ -492,3 +492,33 @@ fn a_simulation_at_the_end_of_time_is_wrong_usage() {
         }
     }
 }
+
+#[test]
+fn an_error_tells_its_cause_once_and_in_peoples_words() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data_dir = dir.path().join("data");
+    let data_dir = data_dir.to_str().expect("a plain name");
+    for arguments in [
+        &["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--admin-token-file", "/nope"][..],
+        &["serve", "--listen", "127.0.0.1:0", "--data-dir", "/proc/x"],
+    ] {
+        let ran = run(arguments);
+        assert_eq!((ran.code, ran.err.matches("No such file or directory").count()), (1, 1), "{ran:#?}");
+    }
+    let ran = run(&["simulate", "--url", "127.0.0.1:1", "--points", "10", "--patience", "1ms"]);
+    assert!(ran.code == 3 && ran.err.contains("could not reach http://127.0.0.1:1: Connection refused"), "{ran:#?}");
+    assert!(ran.err.contains("is a server running there?"), "{ran:#?}");
+}
+
+#[test]
+fn a_wrong_value_of_a_variable_names_the_variable() {
+    for (value, arguments, named) in [
+        ("", &["serve"][..], "the environment variable ALLUVIUM_SHARDS"),
+        ("x", &[], "the environment variable ALLUVIUM_SHARDS"),
+        ("3", &["serve", "--shards", "x"], "'--shards <N>'"),
+    ] {
+        let output = alluvium(arguments).env("ALLUVIUM_SHARDS", value).output().expect("the program starts");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(named), "{value:?} {arguments:?}: {told}");
+    }
+}

@@ -20,6 +20,7 @@ use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client;
@@ -80,7 +81,13 @@ pub fn run(mut argv: Vec<OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Printing fails only when nobody listens any more.
-            let _ = error.print();
+            let _ = match variable_behind(&error, &argv) {
+                Some((flag, variable)) => {
+                    let text = error.render().to_string().replace(&format!("'{flag}'"), &format!("the environment variable {variable}"));
+                    write!(std::io::stderr(), "{text}")
+                }
+                None => error.print(),
+            };
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
@@ -111,6 +118,28 @@ pub fn run(mut argv: Vec<OsString>) -> ExitCode {
 /// The whole command line, for completion scripts and for reading settings.
 fn command_line() -> clap::Command {
     Cli::command()
+}
+
+/// What clap calls the flag of a wrong value, and the variable that the value came from: clap blames the flag either way.
+fn variable_behind(error: &clap::Error, argv: &[OsString]) -> Option<(String, String)> {
+    if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
+        return None;
+    }
+    let ContextValue::String(flag) = error.get(ContextKind::InvalidArg)? else { return None };
+    let name = flag.strip_prefix("--")?.split([' ', '=']).next()?;
+    let given = |word: &OsString| word.to_string_lossy().strip_prefix("--").is_some_and(|rest| rest.split('=').next() == Some(name));
+    if argv.iter().any(given) {
+        return None;
+    }
+    let mut commands = vec![command_line()];
+    while let Some(command) = commands.pop() {
+        let variable = command.get_arguments().find(|arg| arg.get_long() == Some(name)).and_then(clap::Arg::get_env);
+        if let Some(variable) = variable.filter(|variable| std::env::var_os(variable).is_some()) {
+            return Some((flag.clone(), variable.to_string_lossy().into_owned()));
+        }
+        commands.extend(command.get_subcommands().cloned());
+    }
+    None
 }
 
 fn serves_by_default(first: Option<&OsStr>) -> bool {
@@ -157,8 +186,21 @@ async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 fn report(error: &anyhow::Error) -> ExitCode {
     let Some(code) = exit_code(error) else { return ExitCode::SUCCESS };
     // Standard error may be closed too; then there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "{} {error:#}", console::style("error:").for_stderr().red().bold());
+    let _ = writeln!(std::io::stderr(), "{} {}", console::style("error:").for_stderr().red().bold(), told(error));
     ExitCode::from(code)
+}
+
+/// An error with its causes, but for those that it has told already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for words in error.chain().map(ToString::to_string) {
+        match text.is_empty() {
+            true => text = words,
+            false if !text.contains(&words) => text = format!("{text}: {words}"),
+            false => {}
+        }
+    }
+    text
 }
 
 /// `None` where the reader of standard output went away, which is no failure.
@@ -195,6 +237,16 @@ mod tests {
         ] {
             assert_eq!(exit_code(&error), code, "{error:#}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no room");
+        assert_eq!(told(&anyhow::Error::from(cause()).context("could not write x")), "could not write x: no room");
+        assert_eq!(
+            told(&anyhow::Error::from(cause()).context("could not write x: no room\n  take y")),
+            "could not write x: no room\n  take y"
+        );
     }
 
     #[test]

@@ -291,7 +291,7 @@ impl Dev {
         }
         let answer = match self.restart(id.trim()).await {
             Ok(pid) => format!("ready {pid}\n"),
-            Err(error) => format!("failed {error:#}\n"),
+            Err(error) => format!("failed {}\n", crate::commands::told(&error)),
         };
         // Whoever asked may have left.
         let _ = stream.write_all(answer.as_bytes()).await;

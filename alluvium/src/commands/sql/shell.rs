@@ -67,7 +67,7 @@ pub(super) fn run(runtime: &Runtime, client: Client, format: Format) -> anyhow::
             Signal::Success(line) => match shell.obey(line.trim()) {
                 Ok(Next::Line) => {}
                 Ok(Next::Leave) => return Ok(()),
-                Err(error) => writeln!(err, "{} {error:#}", console::style("error:").for_stderr().red().bold())?,
+                Err(error) => writeln!(err, "{} {}", console::style("error:").for_stderr().red().bold(), crate::commands::told(&error))?,
             },
             Signal::CtrlD => return Ok(()),
             _ => {}

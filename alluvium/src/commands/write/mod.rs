@@ -104,7 +104,7 @@ pub(super) async fn run(args: WriteArgs) -> anyhow::Result<()> {
             if matches!(error.downcast_ref(), Some(Exit::Interrupted)) {
                 return Err(error);
             }
-            return Err(Exit::Partly(format!("{error:#}; what comes after the lines above was not stored")).into());
+            return Err(Exit::Partly(format!("{}; what comes after the lines above was not stored", super::told(&error))).into());
         }
     }
     match (tally.stored, tally.refused) {
