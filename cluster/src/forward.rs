@@ -218,8 +218,10 @@ impl Cluster {
         let mut maybe_stored = None;
         // A replica that has stopped gives its place up to another, if there is one.
         let has_others = self.peers.is_some() && self.replicas(shard).len() > 1;
-        let may_pass =
-            |error: &Error| (about_leaders(error) && self.peers.is_some()) || (has_others && matches!(error, Error::Stopped { .. }));
+        let may_pass = |error: &Error| {
+            let stopped = matches!(error, Error::Stopped { what, .. } if *what == format!("shard {shard}"));
+            (about_leaders(error) && self.peers.is_some()) || (has_others && stopped)
+        };
         loop {
             let error = match self.find_leader(shard).await {
                 Some(node) if node == me => match self.residents.served(shard).and_then(|slot| slot.replica().cloned()) {

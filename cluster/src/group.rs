@@ -283,6 +283,8 @@ where
         // A leader that was killed does not know what was committed. Taking up its term again it would read, in good faith,
         // less than it has acknowledged; it is elected anew instead, and the first entry of the new term tells.
         enable_leader_restore: Some(false),
+        // A member may come back with nothing, its folder lost: it is sent all again. It has no vote until it is named anew.
+        allow_log_reversion: Some(true),
         ..Config::default()
     };
     let log_of_group = log.log();

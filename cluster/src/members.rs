@@ -37,6 +37,8 @@ const NEAR_ENTRIES: u64 = 64;
 const SETTLED: Duration = Duration::from_secs(3);
 /// How long a node may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a step of one shard may hold up the others; what was begun goes on.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Members that vote are asked for their replica's number at every so manieth look.
 const LOOKS_PER_NUMBER: u64 = 20;
 /// Nodes that keep nothing are asked whether they are there at every so manieth look.
@@ -97,11 +99,14 @@ impl Cluster {
             let since = *seen.leads.entry(shard).or_insert_with(Instant::now);
             let Some(placement) = state.placements.get(&shard) else { continue };
             let lead = (since.elapsed() >= SETTLED).then(|| placement.replicas.first().copied()).flatten();
-            let step = match self.correct_numbers(replica, &placement.replicas, asks_all).await {
-                Ok(true) => Ok(()),
-                Ok(false) => self.step(replica.raft(), GroupId::Shard(shard), &placement.replicas, lead, &state).await,
-                Err(error) => Err(error),
+            let step = async {
+                match self.correct_numbers(replica, &placement.replicas, asks_all).await? {
+                    true => Ok(()),
+                    false => self.step(replica.raft(), GroupId::Shard(shard), &placement.replicas, lead, &state).await,
+                }
             };
+            let late = || Err(Error::NoLeader { shard });
+            let step = tokio::time::timeout(STEP_TIMEOUT, step).await.unwrap_or_else(|_| late());
             if let Err(error) = step {
                 tracing::warn!(%shard, %error, "its members are not yet where they should be; it is tried again");
             }
@@ -128,6 +133,11 @@ impl Cluster {
             }
             let rest: BTreeSet<u64> = voters.iter().copied().filter(|id| *id != node.0).collect();
             if !rest.iter().all(|id| *id == me.0 || near(&metrics, *id)) {
+                continue;
+            }
+            // Those that are left decide this, and everything after it.
+            let reached = futures::future::join_all(rest.iter().map(|id| self.in_reach(NodeId(*id)))).await;
+            if reached.contains(&false) {
                 continue;
             }
             tracing::warn!(%group, node = member.name, "a member has another replica than its group thinks: it is taken in anew");

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
@@ -28,6 +29,9 @@ use crate::group::{GroupId, Member, Snapshot, Types, Vote};
 use crate::log_record::encode_membership;
 use crate::peer::wire;
 use crate::peer::{Lane, Peers};
+
+/// A stream that could not begin is not begun again sooner.
+const STREAM_AGAIN: Duration = Duration::from_millis(100);
 
 type Rpc<T> = std::result::Result<T, RPCError<Types>>;
 
@@ -103,12 +107,22 @@ impl RaftNetworkV2<Types> for MemberNetwork {
                 input.flat_map(|request| stream::iter(wire::append_chunks(&request)).map(|chunk| Ok::<_, io::Error>(Frame::data(chunk))));
             let body = StreamBody::new(chunks).boxed_unsync();
             let request = Request::post(self.path("stream")).body(body).map_err(unreachable)?;
-            let response = self.peers()?.send(self.target, Lane::Log, request).await.map_err(unreachable)?;
-            if !response.status().is_success() {
-                let answered = crate::peer::client::read_whole(&self.target.to_string(), response).await;
-                return Err(answered.err().map_or_else(|| unreachable("an answer that is none"), unreachable));
+            let begun = async {
+                let response = self.peers()?.send(self.target, Lane::Log, request).await.map_err(unreachable)?;
+                if !response.status().is_success() {
+                    let answered = crate::peer::client::read_whole(&self.target.to_string(), response).await;
+                    return Err(answered.err().map_or_else(|| unreachable("an answer that is none"), unreachable));
+                }
+                Ok(answers(response.into_body()).boxed())
+            };
+            match begun.await {
+                // openraft tries again at once: a thousand times a second, for each group, while a node is down or opens its shards.
+                Err(error) => {
+                    tokio::time::sleep(STREAM_AGAIN).await;
+                    Err(error)
+                }
+                begun => begun,
             }
-            Ok(answers(response.into_body()).boxed())
         }
         .boxed()
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use http::HeaderValue;
-use model::{NodeId, PointBatch, ShardId, Term};
+use model::{NodeId, PointBatch, ReplicaId, ShardId, Term};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -386,6 +386,16 @@ impl Replica {
     /// Whether that membership has this replica, by its number.
     pub(crate) fn is_named(&self) -> bool {
         self.parts.log.is_named(&group::membership(&self.parts.raft))
+    }
+
+    /// Whether others may count on its vote: the newest membership names it, or there is none yet and it is the replica that the
+    /// group is founded with. One that came in the place of a lost one would vote against what that one has acknowledged.
+    pub(crate) fn may_vote(&self, founding: ReplicaId) -> bool {
+        let membership = group::membership(&self.parts.raft);
+        match membership.nodes().next() {
+            Some(_) => self.parts.log.is_named(&membership),
+            None => self.parts.store.replica() == founding,
+        }
     }
 
     /// The term that this member is in.

@@ -417,14 +417,15 @@ impl Shared {
         };
         let health = Arc::new(GroupHealth::default());
         let (shared, log_name, group_health) = (self.clone(), name.clone(), health.clone());
-        let (log, store) = blocking(move || {
+        let (log, store, replica) = blocking(move || {
             let (options, dir) = (&shared.options, shared.shard_dir(shard));
             if options.disk.list(&dir).map_err(|e| storage::Error::io("list", dir.clone(), e))?.contains(&dir.join(DEPARTED_FILE)) {
                 // Left over from a replica that has moved away.
                 options.disk.remove_dir_all(&dir).map_err(|e| storage::Error::io("remove", dir.clone(), e))?;
             }
             make_dir(&*options.disk, &dir, &options.data_dir)?;
-            if shared.known.get(shard).is_some() && !is_gone && is_empty(&*options.disk, &dir.join("wal"))? {
+            let replica = take_replica(&*options.disk, &dir, new)?;
+            if shared.known.get(shard) == Some(replica) && is_empty(&*options.disk, &dir.join("wal"))? {
                 let what = format!(
                     "the log of this shard is gone, and with it rows that were acknowledged: put it back; where other nodes have \
                      replicas, remove {} and this one begins anew from theirs",
@@ -432,7 +433,6 @@ impl Shared {
                 );
                 return Err(storage::Error::Corrupt { path: dir.join("wal"), at: 0, what }.into());
             }
-            let replica = take_replica(&*options.disk, &dir, new)?;
             let wal = shared.wal(dir.join("wal"), SHARD_SEGMENT_BYTES);
             let store = Shard::open(ShardOptions {
                 disk: options.disk.clone(),
@@ -455,7 +455,7 @@ impl Shared {
                 return Err(storage::Error::Corrupt { path: dir.join("data"), at: 0, what }.into());
             }
             shared.known.note(shard, replica)?;
-            Ok((log, Arc::new(store)))
+            Ok((log, Arc::new(store), replica))
         })
         .await?;
         let progress = Arc::new(Progress { applied_rows: self.metrics.applied_rows.clone(), ..Progress::default() });
@@ -464,6 +464,9 @@ impl Shared {
         let state = metadata.state().clone();
         let known = placement.founders.iter().filter_map(|id| state.nodes.get(id).cloned());
         let founders = self.founders(group, known);
+        // One that came in the place of a lost one founds nothing, now and after each start.
+        let is_founder = is_founder && replica == self.founding_replica(group, node);
+        let is_founded = is_founded || !is_founder;
         let founding = match placement.founders.first() == Some(&node) && !is_founded {
             true => Founding::With(founders.clone()),
             false => Founding::Wait,

@@ -76,6 +76,18 @@ impl Switchboard {
         admitted.unwrap_or(Ok(())).inspect_err(|error| tracing::debug!(%group, %error, "a leader's entries are not taken now"))
     }
 
+    /// Whether this node's member of a group may vote, see [`Replica::may_vote`](crate::replica::Replica::may_vote).
+    pub(crate) fn may_vote(&self, group: GroupId) -> Result<()> {
+        let GroupId::Shard(shard) = group else { return Ok(()) };
+        let refused = |why: &str| Error::Unreachable { node: "this node".to_owned(), why: format!("its member of group {group} {why}") };
+        let cluster = self.cluster.get().and_then(Weak::upgrade).ok_or_else(|| refused("is not open yet"))?;
+        let slot = cluster.residents.get(shard).ok_or_else(|| refused("is not open yet"))?;
+        match slot.replica()?.may_vote(cluster.shared.founding_replica(group, cluster.node_id())) {
+            true => Ok(()),
+            false => Err(refused("came in the place of another and has no vote yet")),
+        }
+    }
+
     /// The metadata group as this node reaches it, once it does.
     pub(crate) fn metadata(&self) -> Result<&Arc<Metadata>> {
         self.metadata.get().ok_or_else(|| Error::NoMetadataLeader { why: "this node is still starting".to_owned() })

@@ -87,7 +87,7 @@ impl Bounded {
         let rows = if constant { 1 } else { args.number_rows };
         let limit = match (constant, self.growth) {
             (true, _) => MAX_CONSTANT_BYTES,
-            (false, Growth::Matched) => MAX_WORST_BYTES,
+            (false, Growth::Matched | Growth::Sum) => MAX_WORST_BYTES,
             (false, _) => MAX_BYTES,
         };
         let bytes = match (self.growth, args.args.as_slice()) {
@@ -101,17 +101,23 @@ impl Bounded {
             (Growth::Replaced, [text, what, with, ..]) => {
                 let (texts, whats, withs) = (text.to_array(rows)?, what.to_array(rows)?, lengths(with, rows)?);
                 let (texts, whats) = (cast(&texts, &DataType::LargeUtf8)?, cast(&whats, &DataType::LargeUtf8)?);
-                let given = texts.as_string::<i64>().iter().zip(whats.as_string::<i64>().iter()).zip(&withs);
-                given.map(|((text, what), with)| replaced(text, what, *with)).fold(0, u64::saturating_add)
+                let given = || texts.as_string::<i64>().iter().zip(whats.as_string::<i64>().iter()).zip(&withs);
+                let most = given().map(|((text, what), with)| replaced(text, what, *with, at_most)).fold(0, u64::saturating_add);
+                match most <= limit {
+                    true => most,
+                    false => given().map(|((text, what), with)| replaced(text, what, *with, places)).fold(0, u64::saturating_add),
+                }
             }
             (Growth::Matched, [text, _, with, rest @ ..]) => {
                 let everywhere =
                     rest.first().is_some_and(|flags| !matches!(flags, ColumnarValue::Scalar(f) if !f.to_string().contains('g')));
                 let (texts, withs) = (lengths(text, rows)?, lengths(with, rows)?);
-                // A reference to what was matched gives no more than that again.
+                // A reference to what was matched gives no more than that again, and is two signs long at least.
+                let refers = !matches!(with, ColumnarValue::Scalar(with) if !with.to_string().contains(['\\', '$']));
                 let of = |(text, with): (&u64, &u64)| {
                     let places = if everywhere { text + 1 } else { 1 };
-                    text.saturating_add(places.saturating_mul(*with)).saturating_add(text.saturating_mul(with / 2))
+                    let matched = if refers { text.saturating_mul(with / 2) } else { 0 };
+                    text.saturating_add(places.saturating_mul(*with)).saturating_add(matched)
                 };
                 texts.iter().zip(&withs).map(of).fold(0, u64::saturating_add)
             }
@@ -160,19 +166,21 @@ fn numbers(values: &ColumnarValue, rows: usize) -> Result<Vec<u64>> {
     Ok(numbers.as_primitive::<Int64Type>().iter().map(|n| n.unwrap_or(0).max(0).unsigned_abs()).collect())
 }
 
-/// Bytes of a text in which something is replaced by so many bytes.
-fn replaced(text: Option<&str>, what: Option<&str>, with: u64) -> u64 {
-    let (Some(text), Some(what)) = (text, what) else { return 0 };
-    let length = text.len() as u64;
-    if what.is_empty() {
-        return length;
+/// Bytes of a text in which something is replaced by so many bytes, wherever `places` says.
+fn replaced(text: Option<&str>, what: Option<&str>, with: u64, places: impl Fn(&str, &str) -> u64) -> u64 {
+    match (text, what) {
+        (Some(text), Some(what)) if !what.is_empty() => (text.len() as u64).saturating_add(places(text, what).saturating_mul(with)),
+        (Some(text), _) => text.len() as u64,
+        (None, _) => 0,
     }
-    let most = length / what.len() as u64;
-    if length.saturating_add(most.saturating_mul(with)) <= MAX_CONSTANT_BYTES {
-        return length + most * with;
-    }
-    let places = text.matches(what).count() as u64;
-    length.saturating_add(places.saturating_mul(with))
+}
+
+fn at_most(text: &str, what: &str) -> u64 {
+    (text.len() / what.len()) as u64
+}
+
+fn places(text: &str, what: &str) -> u64 {
+    text.matches(what).count() as u64
 }
 
 impl ScalarUDFImpl for Bounded {

@@ -10,7 +10,7 @@
 //! part      = | origin u128 | sequence u64 | arrived i64 | range_version u64 | retry_window u8 | batches u32 | batch … |
 //! batch     = see model::batch
 //! seal      = nothing
-//! manifest  = | JSON of a ManifestEdit |                                   up to 1 MiB of it
+//! manifest  = | JSON of a ManifestEdit |                                   up to 8 MiB of it
 //! packed    = | bytes of the JSON u32 | the JSON under zstd |               beyond
 //! retention = | database u32 | cutoff i64 |
 //! drop      = | table u32 |
@@ -124,7 +124,7 @@ const RANGE: u8 = 10;
 const PACKED_MANIFEST: u8 = 11;
 
 /// Bytes of an edit's JSON from which it is packed: a flush of many tables has to fit in one record of the log.
-const PACK_BYTES: usize = 1 << 20;
+const PACK_BYTES: usize = 8 << 20;
 /// Bytes that a packed edit may have when it is unpacked, whatever it says.
 const MAX_UNPACKED_BYTES: usize = 256 << 20;
 
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_packed_edit_is_no_larger_than_it_says_and_never_larger_than_the_limit() {
-        let entry = flush_of(2_000);
+        let entry = flush_of(8_000);
         let whole = bytes_of(&entry);
         assert_eq!(whole[..2], [FORMAT, PACKED_MANIFEST]);
         let json = u32::from_le_bytes(whole[2..6].try_into().unwrap());

@@ -42,6 +42,7 @@ pub mod wal;
 
 pub use entry::{Entry, Outcome, WritePart};
 pub use error::Error;
+pub use parquet_file::damage_is_expected;
 pub use range::{HashRange, Split, SplitOff};
 pub use scan::{ScanColumn, ScanRequest, TagFilter, View};
 pub use shard::{Adopted, FileReceiver, SentFile, Shard, ShardOptions, ShardStats};

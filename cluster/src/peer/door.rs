@@ -261,10 +261,12 @@ async fn raft(switchboard: &Arc<Switchboard>, asker: Asker, group: GroupId, what
             done(bytes.freeze())
         }
         "vote" => {
+            switchboard.may_vote(group)?;
             let request = wire::decode_ask(read(asker, body).await?).map_err(bad)?;
             done(wire::encode_granted(&handle.vote(request).await.map_err(ended)?))
         }
         "pre-vote" => {
+            switchboard.may_vote(group)?;
             let request = wire::decode_ask(read(asker, body).await?).map_err(bad)?;
             done(wire::encode_granted(&handle.pre_vote(request).await.map_err(ended)?))
         }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use model::Timestamp;
 
 use crate::Result;
-use crate::engine::{Consistency, Shortcuts};
+use crate::engine::{Consistency, DEFAULT_MAX_LAG, Shortcuts};
 use crate::error::Error;
 use crate::scope::Scope;
 
@@ -85,7 +85,11 @@ impl Head {
             database: text(&DATABASE)?.into(),
             shortcuts: if text(&SHORTCUTS)? == "on" { Shortcuts::On } else { Shortcuts::Off },
             consistency: if text(&CONSISTENCY)? == "stale" { Consistency::Stale } else { Consistency::Linearizable },
-            max_lag: Duration::from_millis(number(&MAX_LAG)?.unsigned_abs()),
+            // Older programs do not say.
+            max_lag: match headers.contains_key(&MAX_LAG) {
+                true => Duration::from_millis(number(&MAX_LAG)?.unsigned_abs()),
+                false => DEFAULT_MAX_LAG,
+            },
             left: Duration::from_millis(number(&LEFT)?.unsigned_abs()),
             catalog: number(&CATALOG)?.unsigned_abs(),
             now: Timestamp(number(&NOW)?),

@@ -221,6 +221,10 @@ async fn a_function_gives_no_more_than_it_may_and_large_lists_are_not_made() {
     }
     let replaced = "SELECT replace(note, 'b', 'cc') AS r, replace(note, '', '-') AS e, regexp_replace(note, '(a|b)', '<\\1>', 'g') AS m, concat(note, 1, NULL) AS c, concat_ws('-', note, device_id) AS w FROM phone";
     assert_eq!(node.ask(replaced).await, "r,e,m,c,w\nacc,ab,<a><b>,ab1,ab-p1\n");
+    // What the worst case would be does not matter where it can be told.
+    node.write(&(0..8_192).map(|i| format!("long,device_id=p1 note=\"{}\" {i}", "x".repeat(400))).collect::<Vec<_>>().join("\n")).await;
+    let commas = "SELECT sum(length(replace(note, ',', '12345678901234567890'))) AS n, sum(length(concat(note, note, '!'))) AS m FROM long";
+    assert_eq!(node.ask(commas).await, "n,m\n3276800,6561792\n");
     let small = "SELECT repeat(note, 2) AS r, lpad(note, 4) AS l, rpad(note, 4, 'x') AS p FROM phone";
     assert_eq!(node.ask(small).await, "r,l,p\nabab,  ab,abxx\n");
     assert_eq!(node.ask("SELECT count(*) AS n FROM generate_series(1, 9)").await, "n\n9\n");

@@ -31,7 +31,7 @@ use crate::{Error, Result};
 pub use encoding::Effort;
 pub use inspect::{ColumnReport, FileReport, inspect};
 pub use leaving::{KEEP_DROPPED_NS, Leaving};
-pub use read::ParquetFile;
+pub use read::{ParquetFile, damage_is_expected};
 pub use write::{FileWriter, NewFile};
 
 /// Files that one shard keeps open at most.

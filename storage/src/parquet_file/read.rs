@@ -3,6 +3,7 @@
 //! Rows come out in the file's order, (series key, time), in this crate's Arrow types, and only rows that the request
 //! wants. Damage is an error that names the file and the byte; a panic inside the Parquet library counts as damage.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,9 +65,22 @@ pub(super) fn corrupt(path: &Path, at: u64, what: impl Into<String>) -> Error {
     Error::Corrupt { path: path.to_owned(), at, what: what.into() }
 }
 
+thread_local! {
+    static EXPECTS_DAMAGE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is decoding bytes that may be damaged, so that a panic is caught and is an error of the file; for
+/// whoever counts panics.
+pub fn damage_is_expected() -> bool {
+    EXPECTS_DAMAGE.get()
+}
+
 /// Runs the Parquet library on bytes from the disk: its panics are damage like its errors.
 pub(super) fn guarded<T>(path: &Path, at: u64, decode: impl FnOnce() -> std::result::Result<T, String>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
+    let before = EXPECTS_DAMAGE.replace(true);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    EXPECTS_DAMAGE.set(before);
+    match decoded {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(what)) => Err(corrupt(path, at, what)),
         Err(panic) => {
