@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import threading
@@ -179,7 +180,14 @@ def test_a_shard_that_lost_its_majority_for_ever_goes_on_with_what_is_left(tmp_p
         cluster.wait("every shard has three replicas again", lambda: all(
             len(s["placed"]) == 3 and sorted(s["placed"]) == sorted(s["replicas"]) and not dead.intersection(s["placed"])
             for s in cluster.status()["shards"]))
-        # One that was given up and comes back is not heard.
+        # One that was given up and comes back is refused, and taken in as another node once its folder is empty.
+        restart = [PROGRAM, "cluster", "dev", "--data-dir", str(cluster.folder), "--restart", "storage-1"]
+        refused = subprocess.run(restart, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert refused.returncode == 1, refused
+        node = cluster.nodes["storage-1"]
+        assert "has given up the node whose data directory this is" in pathlib.Path(node["log"]).read_text()
+        assert cluster.count() == 1100
+        shutil.rmtree(node["data_dir"])
         cluster.restart("storage-1")
         assert cluster.count() == 1100
     finally:
