@@ -142,7 +142,7 @@ async fn a_folder_that_is_gone_is_told_and_never_taken_for_a_new_one() {
         drop(node);
         disk.remove_dir_all(&options(&disk).data_dir.join(gone)).unwrap();
         let node = start(&disk).await;
-        let error = node.read(SHARD).await.err().expect("nothing of it is served");
+        let Err(error) = node.read(SHARD).await else { panic!("nothing of it is served") };
         assert_eq!(error.kind(), model::ErrorKind::Broken);
         assert!(error.to_string().contains(says), "{error}");
         assert!(node.write(SHARD, part(&table, 3, "d", &[(3, 3.0)])).await.is_err());
@@ -152,6 +152,6 @@ async fn a_folder_that_is_gone_is_told_and_never_taken_for_a_new_one() {
     node.shutdown().await;
     drop(node);
     disk.remove_dir_all(&options(&disk).data_dir.join("meta")).unwrap();
-    let error = Cluster::start(options(&disk)).await.err().expect("a node without its metadata does not begin with an empty one");
+    let Err(error) = Cluster::start(options(&disk)).await else { panic!("a node without its metadata does not begin with an empty one") };
     assert!(error.to_string().contains("the metadata (databases, schemas, where shards are) is gone"), "{error}");
 }

@@ -62,7 +62,10 @@ async fn a_name_is_one_living_nodes_and_who_was_given_up_takes_nobodys_place() {
     world.start(&[0, 1, 2], Some(3)).await;
     let refused = |world: &World| {
         let options = world.options(3, None);
-        async move { Cluster::start(options).await.err().expect("it is refused").to_string() }
+        async move {
+            let Err(error) = Cluster::start(options).await else { panic!("it is refused") };
+            error.to_string()
+        }
     };
     world.hosts[3].name = "n2".to_owned();
     let error = refused(&world).await;
