@@ -204,7 +204,7 @@ async fn a_function_gives_no_more_than_it_may_and_large_lists_are_not_made() {
         "SELECT length(regexp_replace(repeat('a', 100000), '', repeat('b', 100000), 'g'))",
         "SELECT length(replace(repeat(note, 100000), 'b', repeat('c', 100000))) FROM phone",
         "SELECT length(regexp_replace(repeat(note, 100000), 'b', repeat('c', 100000), 'g')) FROM phone",
-        "WITH a AS (SELECT repeat(note, 10000000) AS x FROM phone), b AS (SELECT concat(x, x) AS x FROM a) SELECT length(concat(x, x, x)) FROM b",
+        "WITH a AS (SELECT repeat(note, 30000000) AS x FROM phone), b AS (SELECT concat(x, x, x, x) AS x FROM a) SELECT length(concat(x, x, x)) FROM b",
         "SELECT string_agg(repeat('x', 1000000), ',') FROM generate_series(1, 5000)",
     ] {
         let e = node.csv(sql, RunOptions::default()).await.unwrap_err();
