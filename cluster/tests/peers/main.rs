@@ -202,6 +202,10 @@ impl World {
         let columns =
             vec![NewColumn { name: "device_id".into(), field: None }, NewColumn { name: "celsius".into(), field: Some(ColumnType::F64) }];
         let agreed = node.add_columns(DATABASE, vec![(TABLE.into(), columns)]).await.unwrap();
+        // Everybody knows it: a node that routes knows of a table only what it has heard.
+        for running in self.hosts.iter().filter_map(|host| host.running.as_ref()) {
+            running.node.refresh().await.expect("the metadata is led");
+        }
         agreed.catalog.database(DATABASE).unwrap().tables[TABLE].clone()
     }
 
