@@ -1,8 +1,9 @@
 //! What a stopped node's directory lacks: files and folders whose absence is damage, because others say that they were there.
 //!
-//! A start makes anew what is missing, for it cannot tell a new directory from one that has lost a part: then it has lost
-//! what was in it, or stops at the contradiction. Here each absence is named before. Nothing is called damage that a crash
-//! may leave behind: folders are made, and the first manifest is saved, some time after what asks for them was agreed on.
+//! A start refuses a shard, or the node, at the first of these that it meets (`start.rs`), and knows the replicas that it had by
+//! `DIR/replicas`. Here each absence is named before, also those that only a comparison with the metadata shows. Nothing is
+//! called damage that a crash may leave behind: folders are made, and the first manifest is saved, some time after what asks
+//! for them was agreed on.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,12 @@ use storage::manifest::{self, Manifest};
 use storage::wal;
 
 use crate::Result;
-use crate::identity::Identity;
+use crate::identity::{Identity, KnownReplicas};
 use crate::log_record::HardState;
 use crate::metadata::{MetadataMachine, State};
 use crate::moves::MoveKind;
 use crate::start::DEPARTED_FILE;
-use crate::state_file::check_state_files;
+use crate::state_file::{check_state_files, listed};
 
 /// Where something is wrong with a data directory, and what.
 type Wrong = (PathBuf, String);
@@ -37,7 +38,7 @@ fn look_for_missing(disk: &Arc<dyn Disk>, data_dir: &Path, wrong: &mut Vec<Wrong
     let shards = Held::all(&**disk, data_dir)?;
     let (identity_path, meta) = (data_dir.join("identity"), data_dir.join("meta"));
     let has_metadata = has_log(&**disk, &meta.join("wal"))?;
-    if (has_metadata || !shards.is_empty()) && !is_there(&**disk, &identity_path)? {
+    if (has_metadata || !shards.is_empty()) && !listed(&**disk, &identity_path)? {
         let what = "it is missing: a start would take this directory for that of a new node, of another cluster";
         wrong.push((identity_path.clone(), what.to_owned()));
     }
@@ -57,8 +58,10 @@ fn look_for_missing(disk: &Arc<dyn Disk>, data_dir: &Path, wrong: &mut Vec<Wrong
         return Ok(());
     };
     let has = |shard: ShardId| shards.iter().any(|held| held.number == shard.0);
-    for shard in missing_shards(&state, &identity).filter(|shard| !has(*shard) && !splitting.contains(&shard.0)) {
-        let what = "the shard is missing: by the metadata this node holds it; a start would make it anew, empty until others fill it";
+    let known = KnownReplicas::open(disk.clone(), data_dir).map(|known| known.shards()).unwrap_or_default();
+    let missing: BTreeSet<ShardId> = missing_shards(&state, &identity).filter(|shard| !splitting.contains(&shard.0)).chain(known).collect();
+    for shard in missing.into_iter().filter(|shard| !has(*shard)) {
+        let what = "the shard is missing: by the metadata, or by DIR/replicas, this node holds it";
         wrong.push((data_dir.join("shards").join(shard.to_string()), what.to_owned()));
     }
     Ok(())
@@ -89,10 +92,10 @@ impl Held {
         for dir in disk.list(&folder).map_err(|e| storage::Error::io("list", &folder, e))? {
             let Some(number) = dir.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
             // Left over from a replica that has moved away: the next start removes it.
-            if is_there(disk, &dir.join(DEPARTED_FILE))? {
+            if listed(disk, &dir.join(DEPARTED_FILE))? {
                 continue;
             }
-            let manifest_is_there = is_there(disk, &dir.join("data").join(manifest::FILE))?;
+            let manifest_is_there = listed(disk, &dir.join("data").join(manifest::FILE))?;
             let manifest = Manifest::load(disk, &dir.join("data")).ok().flatten();
             let has_log = has_log(disk, &dir.join("wal"))?;
             all.push(Held { number, dir, manifest, manifest_is_there, has_log });
@@ -104,7 +107,7 @@ impl Held {
     fn check(&self, disk: &dyn Disk, is_splitting: bool, wrong: &mut Vec<Wrong>) -> Result<()> {
         let (log, data, replica) = (self.dir.join("wal"), self.dir.join("data"), self.dir.join("replica"));
         if !self.has_log {
-            let has_files = self.manifest_is_there || is_there(disk, &data.join("parquet"))?;
+            let has_files = self.manifest_is_there || listed(disk, &data.join("parquet"))?;
             if has_files && !is_splitting {
                 let what = "the shard's log is missing although its files are here: with it went the newest rows and a vote that must not \
                             be forgotten";
@@ -112,7 +115,7 @@ impl Held {
             }
             return Ok(());
         }
-        if !is_there(disk, &replica)? {
+        if !listed(disk, &replica)? {
             wrong.push((replica, "it is missing: without it the shard's group does not know this replica".to_owned()));
         }
         // A log that cannot be read is damage that is told elsewhere.
@@ -141,9 +144,4 @@ impl Held {
 fn has_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
     let names = disk.list(dir).map_err(|e| storage::Error::io("list", dir, e))?;
     Ok(names.iter().any(|path| path.ends_with("hard_state") || path.extension().is_some_and(|extension| extension == "wal")))
-}
-
-fn is_there(disk: &dyn Disk, path: &Path) -> Result<bool> {
-    let dir = path.parent().expect("it is in a folder");
-    Ok(disk.list(dir).map_err(|e| storage::Error::io("list", dir, e))?.iter().any(|name| name.file_name() == path.file_name()))
 }

@@ -32,6 +32,7 @@ use crate::node::{Applied, Cluster};
 use crate::peer::Lane;
 use crate::peer::refusal::Refusal;
 use crate::replica::{PART_OVERHEAD_BYTES, Replica, bytes_of};
+use crate::together::{Waits, take_together};
 use crate::{Error, Result, trace};
 
 /// How long a request may look for a leader that takes it: a few elections.
@@ -448,28 +449,24 @@ fn encode_part(part: &WritePart) -> Bytes {
     bytes.into()
 }
 
+impl Waits for Waiting {
+    fn bytes(&self) -> usize {
+        self.entry.len()
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.answer.is_closed()
+    }
+}
+
 impl Queue {
-    /// The next message, if it may go. What nobody waits for any more does not: its writer was told that it may not be
-    /// stored, and may have written something newer since.
+    /// The next message, if it may go.
     fn form(&mut self) -> Option<Vec<Waiting>> {
         if self.messages >= MESSAGES_IN_FLIGHT {
             return None;
         }
-        let (mut message, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = self.waiting.front() {
-            let (is_wanted, length) = (!next.answer.is_closed(), next.entry.len());
-            if is_wanted && !message.is_empty() && bytes + length > MESSAGE_BYTES {
-                break;
-            }
-            let next = self.waiting.pop_front().expect("just seen");
-            match is_wanted {
-                true => {
-                    bytes += length;
-                    message.push(next);
-                }
-                false => self.bytes -= length,
-            }
-        }
+        let (message, abandoned) = take_together(&mut self.waiting, MESSAGE_BYTES);
+        self.bytes -= abandoned;
         if message.is_empty() {
             return None;
         }

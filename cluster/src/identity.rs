@@ -142,6 +142,11 @@ impl KnownReplicas {
         !self.numbers.lock().is_empty()
     }
 
+    /// Their shards.
+    pub(crate) fn shards(&self) -> Vec<ShardId> {
+        self.numbers.lock().keys().copied().collect()
+    }
+
     /// The replica of a shard that was here last.
     pub(crate) fn get(&self, shard: ShardId) -> Option<ReplicaId> {
         self.numbers.lock().get(&shard).copied()

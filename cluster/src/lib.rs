@@ -56,6 +56,7 @@ mod start;
 mod state_file;
 mod state_machine;
 mod switchboard;
+mod together;
 pub mod tokens;
 pub mod trace;
 mod upkeep;

@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::node::{Applied, Clock};
 use crate::room::Room;
 use crate::state_machine::{Progress, ShardMachine};
+use crate::together::{Waits, take_together};
 use crate::{Error, Result, trace};
 
 /// Groups of one shard on their way at once: one syncs while the other is copied and applied.
@@ -424,31 +425,25 @@ impl Replica {
     }
 }
 
+impl Waits for Waiting {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.answer.is_closed()
+    }
+}
+
 impl Queue {
-    /// What may be proposed now, and must be before the next: nothing while enough is in flight. What nobody waits for any more
-    /// is left out: its writer was told that it may not be stored, and may have written something newer since.
+    /// What may be proposed now, and must be before the next: nothing while enough is in flight.
     fn form_group(&mut self) -> Option<Vec<Waiting>> {
         if self.groups >= GROUPS_IN_FLIGHT || self.is_proposing {
             return None;
         }
-        let (mut group, mut bytes) = (Vec::with_capacity(self.waiting.len().min(32)), 0);
-        while let Some(next) = self.waiting.front() {
-            let (is_wanted, more) = (!next.answer.is_closed(), next.bytes);
-            if is_wanted && !group.is_empty() && bytes + more > MAX_PART_BYTES {
-                break;
-            }
-            let next = self.waiting.pop_front().expect("just seen");
-            match is_wanted {
-                true => {
-                    bytes += more;
-                    group.push(next);
-                }
-                false => {
-                    self.bytes -= more;
-                    self.abandoned += more;
-                }
-            }
-        }
+        let (group, abandoned) = take_together(&mut self.waiting, MAX_PART_BYTES);
+        self.bytes -= abandoned;
+        self.abandoned += abandoned;
         if group.is_empty() {
             return None;
         }

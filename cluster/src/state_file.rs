@@ -103,7 +103,8 @@ pub(crate) fn check_state_files(disk: &dyn Disk, data_dir: &Path) -> Vec<(PathBu
     files.into_iter().filter_map(|(path, kind)| load(disk, &path, kind).err().map(|error| (path, error))).collect()
 }
 
-fn listed(disk: &dyn Disk, path: &Path) -> Result<bool> {
+/// Whether there is a file or folder of this path.
+pub(crate) fn listed(disk: &dyn Disk, path: &Path) -> Result<bool> {
     let dir = path.parent().expect("a state file is in a folder");
     let names = disk.list(dir).map_err(|e| StorageError::io("list", dir, e))?;
     Ok(names.iter().any(|name| name.file_name() == path.file_name()))
