@@ -114,7 +114,7 @@ impl Cluster {
     }
 
     /// Lets a member go whose replica is not the one that the membership names; the next look takes it in anew, with its own
-    /// number. Such a replica follows and votes, and can never lead: its log does not name it. What it acknowledged before may be
+    /// number. Such a replica follows, and neither votes nor leads: its log does not name it. What it is thought to have acknowledged may be
     /// what an earlier replica of its node did, so it is never renamed in place. `true`: something is being done about it.
     async fn correct_numbers(&self, replica: &Replica, should: &[NodeId], asks_all: bool) -> Result<bool> {
         let (raft, group, me) = (replica.raft(), GroupId::Shard(replica.shard()), self.node_id());
